@@ -1,0 +1,2 @@
+//! etcore.
+fn main() {}

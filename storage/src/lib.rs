@@ -1,0 +1,5 @@
+//! Durable state of a member: the write-ahead log, the copy-on-write B+tree and the multi-version store on it.
+//!
+//! Files are touched only through [`io::Disk`].
+
+pub mod io;
