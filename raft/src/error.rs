@@ -124,6 +124,17 @@ pub enum StepError {
     /// An answer from a member that is not in the configuration.
     #[error("member {0} is not in the configuration; its answer is dropped")]
     PeerNotFound(u64),
+    /// The leader knows of entries here that are not here: this member lost what it acknowledged, and may not vote again.
+    #[error(
+        "the leader committed entry {commit} on this member, whose log ends at {last_index}: acknowledged entries are \
+         lost; remove the member and add it anew"
+    )]
+    LostLog {
+        /// What the leader says.
+        commit: u64,
+        /// What the log says.
+        last_index: u64,
+    },
     /// A forwarded proposal that was refused.
     #[error("forwarded proposal refused: {0}")]
     Proposal(#[from] ProposeError),

@@ -7,8 +7,12 @@
 mod conf_change;
 mod config;
 mod error;
+mod log;
+mod membership;
+pub mod quorum;
 mod raw_node;
 mod ready;
+mod rng;
 mod tracker;
 mod types;
 mod wire;
