@@ -285,8 +285,8 @@ impl RawNode {
     /// replaces the metadata by that of a newer one), and always ends with [`RawNode::report_snapshot`].
     pub fn set_snapshot(&mut self, snapshot: SnapshotMetadata) {
         assert!(
-            snapshot.index <= self.log.last_index(),
-            "a member's snapshot holds entries of its log only"
+            snapshot.index <= self.log.applied(),
+            "a member's snapshot holds what it applied and no more"
         );
         if snapshot.index > self.offered.index {
             self.offered = snapshot;

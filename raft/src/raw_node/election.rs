@@ -181,6 +181,9 @@ impl RawNode {
         self.pending_conf_index = last;
         let uncommitted = self.log.range(self.log.committed() + 1, last + 1);
         self.uncommitted_bytes = uncommitted.map(|entry| entry.data.len() as u64).sum();
+        if let Some(own) = self.tracker.get_mut(self.config.id) {
+            own.become_replicate();
+        }
         // Only an entry of its own term commits what earlier leaders left (section 5.4.2).
         self.append_as_leader([(EntryType::Normal, Bytes::new())]);
         self.count_own_log();

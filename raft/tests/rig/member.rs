@@ -50,8 +50,17 @@ pub struct Member {
 
 impl Member {
     pub fn new(config: Config, conf_state: ConfState) -> Member {
-        let state = State { conf_state, ..State::default() };
-        Member::from_disk(config, Disk { state, ..Disk::default() })
+        let state = State {
+            conf_state,
+            ..State::default()
+        };
+        Member::from_disk(
+            config,
+            Disk {
+                state,
+                ..Disk::default()
+            },
+        )
     }
 
     pub fn from_disk(config: Config, disk: Disk) -> Member {
@@ -94,7 +103,10 @@ impl Member {
                 snapshot: ready.snapshot.clone(),
             });
         } else {
-            assert!(ready.entries.is_empty() && ready.snapshot.is_none(), "what must be written has a token");
+            assert!(
+                ready.entries.is_empty() && ready.snapshot.is_none(),
+                "what must be written has a token"
+            );
             // A commit index alone may be written lazily; here it joins the next write, or is lost.
             if let Some(hard_state) = ready.hard_state {
                 match self.writes.back_mut() {
@@ -108,7 +120,11 @@ impl Member {
             self.to_apply.clear();
         }
         self.to_apply.extend(ready.committed.iter().cloned());
-        for message in ready.messages.iter_mut().filter(|message| message.msg_type == MessageType::MsgSnap) {
+        for message in ready
+            .messages
+            .iter_mut()
+            .filter(|message| message.msg_type == MessageType::MsgSnap)
+        {
             self.attach_state(message);
         }
         ready
@@ -171,7 +187,11 @@ impl Member {
     }
 
     fn offer_snapshot(&mut self, state: State) {
-        let metadata = SnapshotMetadata { conf_state: state.conf_state.clone(), index: state.index, term: state.term };
+        let metadata = SnapshotMetadata {
+            conf_state: state.conf_state.clone(),
+            index: state.index,
+            term: state.term,
+        };
         self.raw.set_snapshot(metadata);
         self.offered = state;
     }
@@ -193,10 +213,19 @@ impl Member {
     /// What the transport does: it sends the state along, and names the one it sends.
     fn attach_state(&self, message: &mut Message) {
         let snapshot = message.snapshot.as_mut().expect("MsgSnap carries a snapshot");
-        let State { index, term, hash, conf_state } = self.offered.clone();
+        let State {
+            index,
+            term,
+            hash,
+            conf_state,
+        } = self.offered.clone();
         *snapshot = Snapshot {
             data: Bytes::copy_from_slice(&hash.to_be_bytes()),
-            metadata: SnapshotMetadata { conf_state, index, term },
+            metadata: SnapshotMetadata {
+                conf_state,
+                index,
+                term,
+            },
         };
     }
 }
@@ -221,7 +250,11 @@ impl Disk {
 
     fn compact(&mut self, index: u64, term: u64) {
         self.entries.drain(..(index - self.log_start.index) as usize);
-        self.log_start = SnapshotMetadata { index, term, ..SnapshotMetadata::default() };
+        self.log_start = SnapshotMetadata {
+            index,
+            term,
+            ..SnapshotMetadata::default()
+        };
     }
 }
 
@@ -235,7 +268,21 @@ pub fn next_hash(hash: u64, entry: &Entry) -> u64 {
 }
 
 fn decode_state(snapshot: &Snapshot) -> State {
-    let hash = snapshot.data.as_ref().try_into().map(u64::from_be_bytes).expect("a snapshot's data is the hash");
-    let SnapshotMetadata { conf_state, index, term } = snapshot.metadata.clone();
-    State { index, term, hash, conf_state }
+    let hash = snapshot
+        .data
+        .as_ref()
+        .try_into()
+        .map(u64::from_be_bytes)
+        .expect("a snapshot's data is the hash");
+    let SnapshotMetadata {
+        conf_state,
+        index,
+        term,
+    } = snapshot.metadata.clone();
+    State {
+        index,
+        term,
+        hash,
+        conf_state,
+    }
 }
