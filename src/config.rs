@@ -127,9 +127,18 @@ impl Config {
         A: IntoIterator<Item = String>,
         E: IntoIterator<Item = (String, String)>,
     {
+        Config::from_args_as("etcore", args, env)
+    }
+
+    /// As [`Config::from_args`] for a program called by this name, which `--version` follows.
+    pub fn from_args_as<A, E>(program: &str, args: A, env: E) -> Result<Outcome, UsageError>
+    where
+        A: IntoIterator<Item = String>,
+        E: IntoIterator<Item = (String, String)>,
+    {
         match args::read(args.into_iter().collect(), env.into_iter().collect())? {
             args::Request::Help => Ok(Outcome::Print(help::full())),
-            args::Request::Version => Ok(Outcome::Print(help::version("etcore"))),
+            args::Request::Version => Ok(Outcome::Print(help::version(program))),
             args::Request::Serve(values) => settings::resolve(&values).map(|config| Outcome::Serve(Box::new(config))),
         }
     }

@@ -40,14 +40,14 @@ pub enum Status {
     Effective,
     /// Another name of the flag it names; giving both is an error.
     Alias(&'static str),
+    /// The old boolean form of the feature gate it names; giving both is an error.
+    Gate(&'static str),
     /// Accepted for the sake of old command lines; etcd ignores it too.
     Legacy,
     /// Accepted with a warning: what it tunes has no counterpart here.
     Moot(&'static str),
     /// Accepted only with this value, which asks for what the server does anyway; refused otherwise with the reason.
     Only(&'static str, &'static str),
-    /// Refused whatever its value, with the reason.
-    Refused(&'static str),
 }
 
 /// The heading under which `--help` lists a flag.
@@ -57,10 +57,6 @@ pub enum Group {
     Member,
     /// The cluster it belongs to.
     Clustering,
-    /// Client and peer TLS, origin checks.
-    Security,
-    /// Users and tokens.
-    Auth,
     /// Metrics, profiling, tracing.
     Monitoring,
     /// Log level, format and sink.
