@@ -241,3 +241,6 @@ pub enum LogOutput {
     /// Standard output.
     Stdout,
 }
+
+#[cfg(test)]
+mod tests;

@@ -277,7 +277,10 @@ fn check_own_flags(config: &Config) -> Result<(), UsageError> {
 fn check_cluster(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageError> {
     let named = config.name != "default" && !reader.values.is_set("initial-cluster");
     let text = match named {
-        true => cluster::from_name(&config.name, &config.initial_advertise_peer_urls),
+        true => cluster::from_name(
+            non_empty(config.name.clone()).as_deref().unwrap_or("default"),
+            &config.initial_advertise_peer_urls,
+        ),
         false => reader.text("initial-cluster"),
     };
     config.initial_cluster.members =
