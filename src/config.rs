@@ -112,14 +112,14 @@ pub struct Config {
     pub wal_segment_bytes: Option<u64>,
     /// How long an executor spins before it parks while requests are outstanding; zero is never.
     pub spin: Duration,
-    /// What to tell the operator once logging is up: deprecated flags, shadowed variables, recommendations.
+    /// What to tell the operator once logging is up: deprecated flags, unknown variables, recommendations.
     pub warnings: Vec<String>,
 }
 
 impl Config {
     /// Reads the arguments after the program's name and the environment.
     ///
-    /// Only variables named `ETCD_*` are looked at. Flags win over variables.
+    /// Only variables named `ETCD_*` are looked at. Setting a variable beside its flag is an error, as in etcd.
     ///
     /// Errors: the first problem found, in the order of etcd: syntax, environment, then the rules between flags.
     pub fn from_args<A, E>(args: A, env: E) -> Result<Outcome, UsageError>

@@ -35,7 +35,7 @@ pub enum Source {
 #[derive(Debug, Default)]
 pub struct Values {
     given: BTreeMap<&'static str, (String, Source)>,
-    /// Shadowed and unknown variables, in the order of their names.
+    /// Unknown variables, in the order of their names.
     pub warnings: Vec<String>,
 }
 
@@ -60,7 +60,8 @@ impl Values {
 
 /// Reads the arguments after the program's name, then the environment.
 ///
-/// Errors: exit code 2 for the syntax of flags, 1 for a stray argument or the syntax of a variable.
+/// Errors: exit code 2 for the syntax of flags, 1 for a stray argument, and for a variable that is malformed or set beside its
+/// flag, which etcd refuses too.
 pub fn read(args: Vec<String>, env: Vec<(String, String)>) -> Result<Request, UsageError> {
     let mut canonical = Vec::new();
     let mut rest = args.as_slice();
@@ -76,7 +77,7 @@ pub fn read(args: Vec<String>, env: Vec<(String, String)>) -> Result<Request, Us
     };
     if let Some(stray) = stray {
         return Err(UsageError {
-            text: format!("etcore: failed to verify flags: {stray:?} is not a valid flag"),
+            text: format!("etcore: failed to verify flags: '{stray}' is not a valid flag"),
             exit_code: 1,
         });
     }
@@ -207,12 +208,19 @@ fn add_environment(values: &mut Values, mut env: Vec<(String, String)>) -> Resul
     for (variable, text) in env {
         match FLAGS.iter().find(|flag| flags::env_name(flag.name) == variable) {
             Some(flag) if flag.name == "version" => {
-                values.warnings.push(format!("cannot set special environment variable {variable}"));
+                values
+                    .warnings
+                    .push(format!("cannot set special environment variable {variable}"));
             }
-            Some(flag) if values.is_set(flag.name) => values.warnings.push(format!(
-                "conflicting environment variable {variable} is shadowed by corresponding command-line flag (either unset \
-                 environment variable or disable flag)"
-            )),
+            Some(flag) if values.is_set(flag.name) => {
+                return Err(UsageError {
+                    text: format!(
+                        "etcore: conflicting environment variable is shadowed by corresponding command-line flag (either unset \
+                     environment variable or disable flag): {variable}"
+                    ),
+                    exit_code: 1,
+                });
+            }
             Some(flag) => {
                 check_syntax(flag.kind, &text).map_err(|reason| UsageError {
                     text: format!("etcore: failed to verify flags: invalid value {text:?} for {variable}: {reason}"),
@@ -221,7 +229,9 @@ fn add_environment(values: &mut Values, mut env: Vec<(String, String)>) -> Resul
                 values.given.insert(flag.name, (text, Source::Env));
             }
             None if matches!(variable.as_str(), "ETCD_UNSUPPORTED_ARCH" | "ETCD_VERIFY") => {}
-            None => values.warnings.push(format!("unrecognized environment variable {variable}={text}")),
+            None => values
+                .warnings
+                .push(format!("unrecognized environment variable {variable}={text}")),
         }
     }
     Ok(())

@@ -48,25 +48,33 @@ pub fn full() -> String {
         text.push_str(&format!("  {}={}  ({})\n", gate.name, gate.default, gate.help));
     }
     text.push_str(
-        "\nEach flag can be set by the variable named beside it; a flag wins over its variable.\n\
+        "\nEach flag can be set by the variable named beside it; setting both is an error.\n\
          Other flags of etcd are refused with a reason unless they ask for what the server does anyway.\n",
     );
     text
 }
 
-/// The version text for a program called by this name: as etcd's when it is called `etcd`, with etcore's own line first
-/// otherwise.
+/// The version text for a program called by this name: etcd's lines first when it is called `etcd`, else etcore's own.
 pub fn version(program: &str) -> String {
     let ours = format!("etcore Version: {ETCORE_VERSION}\n");
-    let compatible = format!("etcd Version: {ETCD_VERSION}\n");
-    let build = format!(
-        "Git SHA: {GIT_SHA}\nOS/Arch: {}/{}\n",
-        std::env::consts::OS,
-        std::env::consts::ARCH
-    );
+    let compatible = format!("etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\n");
+    let os = std::env::consts::OS;
     match program {
-        "etcd" => format!("{compatible}{build}{ours}"),
-        _ => format!("{ours}{compatible}{build}"),
+        // Scripts look for etcd's four lines; there is no Go in here to name.
+        "etcd" => format!(
+            "{compatible}Go Version: none (Rust)\nGo OS/Arch: {os}/{}\n{ours}",
+            go_arch()
+        ),
+        _ => format!("{ours}{compatible}OS/Arch: {os}/{}\n", std::env::consts::ARCH),
+    }
+}
+
+/// Go's name of the processor.
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -168,11 +168,11 @@ fn syntax_errors_have_the_texts_of_go_and_exit_code_2() {
 
 #[test]
 fn a_stray_argument_is_refused_with_exit_code_1() {
-    broken_rule(&["foo"], "\"foo\" is not a valid flag");
-    broken_rule(&["--pre-vote", "false"], "\"false\" is not a valid flag");
-    broken_rule(&["--", "-x"], "\"-x\" is not a valid flag");
-    broken_rule(&["-"], "\"-\" is not a valid flag");
-    broken_rule(&["--version", "foo"], "\"foo\" is not a valid flag");
+    broken_rule(&["foo"], "'foo' is not a valid flag");
+    broken_rule(&["--pre-vote", "false"], "'false' is not a valid flag");
+    broken_rule(&["--", "-x"], "'-x' is not a valid flag");
+    broken_rule(&["-"], "'-' is not a valid flag");
+    broken_rule(&["--version", "foo"], "'foo' is not a valid flag");
 }
 
 #[test]
@@ -460,18 +460,20 @@ fn variables_set_what_no_flag_sets() {
         ("ETCD_CORES", "3"),
         ("HOME", "x"),
     ];
-    let config = config_with_env(&["--name=from-flag"], &env);
+    let config = config_with_env(&["--election-timeout=100"], &env);
     assert_eq!(
         (config.name.as_str(), config.heartbeat_interval_ms, config.cores),
-        ("from-flag", 20, Some(3))
+        ("from-env", 20, Some(3))
     );
-    assert_eq!(
-        config.warnings,
-        [
-            "conflicting environment variable ETCD_NAME is shadowed by corresponding command-line flag (either unset \
-             environment variable or disable flag)"
-        ]
-    );
+    assert_eq!(config.election_timeout_ms, 100);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_variable_beside_its_flag_is_refused_as_etcd_refuses_it() {
+    let text = "etcore: conflicting environment variable is shadowed by corresponding command-line flag (either unset \
+                environment variable or disable flag): ETCD_NAME";
+    assert_eq!(refusal(&["--name=a"], &[("ETCD_NAME", "b")]), (1, text.to_string()));
 }
 
 #[test]
@@ -609,6 +611,16 @@ fn the_version_names_the_etcd_it_is_compatible_with_and_itself() {
         etcd.lines().nth(1).is_some_and(|line| line.starts_with("Git SHA: ")),
         "{etcd}"
     );
+    let starts = [
+        "etcd Version: 3.6.14",
+        "Git SHA: ",
+        "Go Version: ",
+        "Go OS/Arch: linux/",
+        "etcore Version: ",
+    ];
+    for (line, start) in etcd.lines().zip(starts) {
+        assert!(line.starts_with(start), "{line:?} begins with {start:?}");
+    }
     assert!(etcd.ends_with(&format!("etcore Version: {ETCORE_VERSION}\n")), "{etcd}");
     assert!(
         etcore.starts_with(&format!("etcore Version: {ETCORE_VERSION}\netcd Version: 3.6.14\n")),
