@@ -87,8 +87,8 @@ fn the_level_hides_what_is_less_severe_and_foreign_chatter() {
     let events = || {
         tracing::debug!("ours, debug");
         tracing::error!("ours, error");
-        tracing::info!(target: "glommio", "theirs, info");
-        tracing::error!(target: "glommio", "theirs, error");
+        tracing::info!(target: "foreign", "theirs, info");
+        tracing::error!(target: "foreign", "theirs, error");
     };
     let messages = |level| {
         let text = logged(LogFormat::Json, level, events);
