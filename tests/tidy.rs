@@ -128,7 +128,8 @@ fn names(line: &str, word: &str) -> bool {
 /// Whether the line contains the text; an absolute path only where a path can begin.
 fn is_named(line: &str, text: &str) -> bool {
     let continues_a_path = |c: char| c.is_alphanumeric() || "_-.$}".contains(c);
-    line.match_indices(text).any(|(start, _)| !text.starts_with('/') || !line[..start].ends_with(continues_a_path))
+    line.match_indices(text)
+        .any(|(start, _)| !text.starts_with('/') || !line[..start].ends_with(continues_a_path))
 }
 
 #[track_caller]
