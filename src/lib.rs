@@ -1,1 +1,4 @@
-//! etcore.
+//! etcore: an etcd v3 server in one Rust binary. `docs/ARCHITECTURE.md` is the map.
+
+pub mod config;
+pub mod logging;
