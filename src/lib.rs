@@ -1,1 +1,3 @@
 //! etcore.
+
+pub mod runtime;
