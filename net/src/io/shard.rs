@@ -111,6 +111,9 @@ struct Inner<A> {
     /// Events delivered since the last end of a turn.
     events: Cell<usize>,
     turn: Notify,
+    /// Connections that used up their share of a turn and go on after a breath.
+    unfinished: RefCell<Vec<Rc<Conn>>>,
+    breath: Notify,
     /// Rung when there are connections to sweep.
     sweep: Notify,
     stopping: Cell<bool>,
@@ -123,6 +126,9 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Events after which a turn ends though more connections are ready, so that the core gets its batch.
 const TURN_EVENTS_MAX: usize = 1024;
+
+/// Any sleep makes the executor look at I/O and timers first.
+const BREATH: Duration = Duration::from_micros(1);
 
 /// How often connections are told the time; the precision of all their time-outs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -142,6 +148,8 @@ impl<A: Application + 'static> Shard<A> {
             dirty: RefCell::new(Vec::new()),
             events: Cell::new(0),
             turn: Notify::default(),
+            unfinished: RefCell::new(Vec::new()),
+            breath: Notify::default(),
             sweep: Notify::default(),
             stopping: Cell::new(false),
             ended: Cell::new(false),
@@ -149,6 +157,7 @@ impl<A: Application + 'static> Shard<A> {
         });
         glommio::spawn_local(take_in(Rc::clone(&inner))).detach();
         glommio::spawn_local(end_turns(Rc::clone(&inner))).detach();
+        glommio::spawn_local(breathe(Rc::clone(&inner))).detach();
         glommio::spawn_local(sweep(Rc::clone(&inner))).detach();
         Shard { inner }
     }
@@ -204,6 +213,7 @@ impl<A: Application + 'static> Shard<A> {
         }
         inner.ended.set(true);
         inner.turn.ring();
+        inner.breath.ring();
         inner.sweep.ring();
     }
 }
@@ -233,6 +243,15 @@ impl<A: Application> Inner<A> {
         }
     }
 
+    /// Lets the connection go on after I/O and timers had their chance. A task that woke itself instead would keep the
+    /// executor from looking at them for up to 100 ms.
+    fn go_on_later(&self, conn: &Rc<Conn>) {
+        if !conn.unfinished.replace(true) {
+            self.unfinished.borrow_mut().push(Rc::clone(conn));
+            self.breath.ring();
+        }
+    }
+
     fn count_events(&self, count: usize) {
         if count > 0 {
             self.events.set(self.events.get() + count);
@@ -248,12 +267,11 @@ impl<A: Application> Inner<A> {
     }
 
     fn flush_dirty(&self) {
-        // A flush may mark connections anew; those wait for the next turn, so that this loop ends.
         let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
         for conn in dirty.drain(..) {
             conn.dirty.set(false);
             if conn.flush() {
-                self.mark_dirty(&conn);
+                self.go_on_later(&conn);
             }
         }
         let mut held = self.dirty.borrow_mut();
@@ -291,6 +309,18 @@ async fn end_turns<A: Application>(inner: Rc<Inner<A>>) {
     while !inner.ended.get() {
         inner.turn.heard().await;
         inner.end_turn();
+    }
+}
+
+async fn breathe<A: Application>(inner: Rc<Inner<A>>) {
+    while !inner.ended.get() {
+        inner.breath.heard().await;
+        glommio::timer::sleep(BREATH).await;
+        for conn in std::mem::take(&mut *inner.unfinished.borrow_mut()) {
+            conn.unfinished.set(false);
+            conn.control.wake();
+            inner.mark_dirty(&conn);
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Conn {
     pub(super) control: Rc<Control>,
     /// Whether it stands in the shard's list of connections to flush.
     pub(super) dirty: Cell<bool>,
+    /// Whether it stands in the shard's list of connections that go on after a breath.
+    pub(super) unfinished: Cell<bool>,
     pub(super) http2: RefCell<Option<Http2>>,
     deadline_ns: Cell<u64>,
     answered_seen: Cell<u64>,
@@ -99,6 +101,7 @@ impl Conn {
             info,
             control: Rc::default(),
             dirty: Cell::new(false),
+            unfinished: Cell::new(false),
             http2: RefCell::new(None),
             deadline_ns: Cell::new(deadline_ns),
             answered_seen: Cell::new(0),
@@ -139,6 +142,11 @@ impl Conn {
 
     pub(super) fn set_deadline_ns(&self, deadline_ns: u64) {
         self.deadline_ns.set(deadline_ns);
+    }
+
+    /// Moves the deadline to that time if it is later; the sweep finds out when it may be later again.
+    pub(super) fn set_earlier_deadline_ns(&self, deadline_ns: u64) {
+        self.deadline_ns.set(self.deadline_ns.get().min(deadline_ns));
     }
 
     /// Announces that the connection shall end; one that has not said anything yet is closed.

@@ -76,7 +76,9 @@ fn poll<A: Application>(inner: &Inner<A>, conn: &Rc<Conn>, cx: &mut Context<'_>)
     }
     let mut guard = conn.http2.borrow_mut();
     let http2 = guard.as_mut().expect("only the task of a connection takes its codec");
-    http2.resume_writing(cx);
+    if http2.resume_writing(cx) {
+        inner.go_on_later(conn);
+    }
     http2.dispatch(inner, conn);
     let outcome = http2.read(inner, conn, cx);
     let dirty = http2.has_work();
@@ -123,13 +125,9 @@ impl Http2 {
         !self.blocked && !self.wire.pending_output().is_empty()
     }
 
-    fn resume_writing(&mut self, cx: &mut Context<'_>) {
-        if self.blocked {
-            self.blocked = false;
-            if self.write(cx) {
-                cx.waker().wake_by_ref();
-            }
-        }
+    /// Writes on if the socket was full; returns whether the turn's share is used up.
+    fn resume_writing(&mut self, cx: &mut Context<'_>) -> bool {
+        std::mem::take(&mut self.blocked) && self.write(cx)
     }
 
     /// Writes until all is written, the socket is full or the turn's share is used up; true in the last case.
@@ -172,7 +170,7 @@ impl Http2 {
     }
 
     /// Reads and dispatches until the socket is empty; ready when the connection is over.
-    fn read<A: Application>(&mut self, inner: &Inner<A>, conn: &Conn, cx: &mut Context<'_>) -> Poll<()> {
+    fn read<A: Application>(&mut self, inner: &Inner<A>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..READS_MAX {
             if self.failed || self.wire.is_done() {
                 return Poll::Ready(());
@@ -192,8 +190,8 @@ impl Http2 {
             match read {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(n) => {
-                    // Pings are judged by the time they come; the deadline it returns stands until the sweep asks.
-                    self.wire.on_time(inner.now_ns());
+                    // Pings are judged by the time they come.
+                    conn.set_earlier_deadline_ns(self.wire.on_time(inner.now_ns()));
                     self.wire.receive(&buf[..n]);
                 }
             }
@@ -201,7 +199,7 @@ impl Http2 {
             self.dispatch(inner, conn);
         }
         // The socket may hold more, but others are waiting.
-        cx.waker().wake_by_ref();
+        inner.go_on_later(conn);
         Poll::Pending
     }
 }
