@@ -1,0 +1,1 @@
+//! Length-prefixed messages cut out of the DATA of a stream.
