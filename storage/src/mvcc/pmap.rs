@@ -1,0 +1,1 @@
+//! A counted, structurally shared B-tree.

@@ -1,0 +1,1 @@
+//! Boot: the index from the rows.
