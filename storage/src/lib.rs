@@ -6,3 +6,4 @@ pub mod bbolt;
 pub mod buckets;
 pub mod io;
 pub mod mvcc;
+pub mod tree;

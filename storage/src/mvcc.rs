@@ -25,6 +25,7 @@ mod history;
 mod index;
 mod key;
 mod kv;
+mod overlay;
 mod pins;
 mod pmap;
 mod range;
@@ -34,6 +35,11 @@ mod scan;
 mod store;
 mod txn;
 mod view;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod model_tests;
 
 pub use base::{Base, BaseError, MemBase, Rows};
 pub use block::{AppliedState, Block, Change};
@@ -47,7 +53,7 @@ pub use kv::{BadKv, Kv, encode_keys_only, framed_len};
 pub use pins::{Pin, Pins};
 pub use range::{Interval, RangeCursor, RangeItem, RangeQuery, RangeSize};
 pub use revision::{Revision, RowKey};
-pub use scan::{ViewRow, ViewRows};
+pub use scan::{RowName, ViewRow, ViewRows};
 pub use store::{Stats, Store};
 pub use txn::{Deleted, PutOutcome, WriteTxn};
 pub use view::StoreView;

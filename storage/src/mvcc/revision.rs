@@ -21,7 +21,7 @@ pub const SUB_MAX: u32 = u32::MAX >> 1;
 
 const SEPARATOR: u8 = b'_';
 const TOMBSTONE_MARK: u8 = b't';
-const PUT_LEN: usize = 17;
+pub(super) const PUT_LEN: usize = 17;
 
 /// Key of a row in the `key` bucket: main u64 big-endian, `_`, sub u64 big-endian, and `t` for a tombstone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
