@@ -4,7 +4,9 @@
 //! streams it; the reader checks what it follows and never trusts a length.
 
 mod export;
+mod format;
+mod pack;
 mod reader;
 
-pub use export::{Export, ExportOptions};
+pub use export::{Export, ExportOptions, TRAILER_LEN};
 pub use reader::{BboltError, BboltFile, split_trailer};
