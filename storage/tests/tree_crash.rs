@@ -37,7 +37,10 @@ impl Camera {
         let images = self.images.clone();
         let mut rng = Rng::new(seed);
         disk.on_call(move |disk| {
-            images.lock().expect("no test thread panics here").extend(disk.legal_images(per_call, rng.next()));
+            images
+                .lock()
+                .expect("no test thread panics here")
+                .extend(disk.legal_images(per_call, rng.next()));
         });
     }
 
@@ -47,7 +50,11 @@ impl Camera {
 }
 
 fn options() -> TreeOptions {
-    TreeOptions { growth_step_bytes: 4 * 512, reserve_address_bytes: 4 << 20, ..small_options(512) }
+    TreeOptions {
+        growth_step_bytes: 4 * 512,
+        reserve_address_bytes: 4 << 20,
+        ..small_options(512)
+    }
 }
 
 fn random_changes(rng: &mut Rng, model: &mut Model) -> Vec<Change> {
@@ -87,9 +94,14 @@ fn recover(image: &mut SimDisk, legal: &[State], context: &str) -> (Tree, State)
     tree.check(&root).unwrap_or_else(|error| panic!("{context}: {error}"));
     let index = root.user().applied_index;
     let found = legal.iter().find(|(commit, _)| *commit == index);
-    let state = found.unwrap_or_else(|| panic!("{context}: found commit {index}")).clone();
+    let state = found
+        .unwrap_or_else(|| panic!("{context}: found commit {index}"))
+        .clone();
     assert_eq!(root.user(), &user_of(index), "{context}");
-    assert!(contents(&root).unwrap_or_else(|error| panic!("{context}: {error}")) == *state.1, "{context}: {index}");
+    assert!(
+        contents(&root).unwrap_or_else(|error| panic!("{context}: {error}")) == *state.1,
+        "{context}: {index}"
+    );
     (tree, state)
 }
 
@@ -109,7 +121,11 @@ fn examine(image: &mut SimDisk, legal: &[State], rng: &mut Rng, context: &str) -
     image.clear_hook();
     for mut inner in camera.take() {
         // What one crash has left behind, another crash does not change.
-        recover(&mut inner, &[(commit, model.clone())], &format!("{context}, inside recovery"));
+        recover(
+            &mut inner,
+            &[(commit, model.clone())],
+            &format!("{context}, inside recovery"),
+        );
         examined += 1;
     }
     if rng.below(3) > 0 {
@@ -125,7 +141,11 @@ fn examine(image: &mut SimDisk, legal: &[State], rng: &mut Rng, context: &str) -
     let mut inner = camera.take();
     let drawn = rng.below(inner.len() as u64) as usize;
     recover(&mut inner[drawn], &legal, &format!("{context}, second crash"));
-    recover(&mut image.crash_image(rng.next()), &legal[1..], &format!("{context}, acknowledged"));
+    recover(
+        &mut image.crash_image(rng.next()),
+        &legal[1..],
+        &format!("{context}, acknowledged"),
+    );
     examined + 2
 }
 
@@ -231,7 +251,12 @@ fn fail(op: &'static str, after: u64) -> bool {
     let mut rng = Rng::new(after);
     let mut disk = SimDisk::new();
     let mut tree = Tree::open(&mut disk, options()).expect("a new tree opens");
-    disk.inject(Fault { op: Some(op), path: "tree".to_owned(), after, kind: ErrorKind::Io });
+    disk.inject(Fault {
+        op: Some(op),
+        path: "tree".to_owned(),
+        after,
+        kind: ErrorKind::Io,
+    });
     let mut model = Arc::new(Model::new());
     for commit in 1..8 {
         let mut next = (*model).clone();
@@ -241,10 +266,16 @@ fn fail(op: &'static str, after: u64) -> bool {
         if let Err(error) = drive(&mut tree, &mut disk, &mut rng) {
             let context = format!("{op} {after} fails in commit {commit}");
             assert!(matches!(error, TreeError::Io(_)), "{context}: {error}");
-            assert!(matches!(tree.begin(user(99)), Err(TreeError::Io(_))), "{context}: the tree is poisoned for good");
+            assert!(
+                matches!(tree.begin(user(99)), Err(TreeError::Io(_))),
+                "{context}: the tree is poisoned for good"
+            );
             assert!(!tree.abandon(), "{context}: a commit that wrote is not taken back");
             assert_eq!(tree.root().user(), &user_of(commit - 1), "{context}");
-            assert!(contents(&tree.root()).expect("older pages are whole") == *legal[0].1, "{context}");
+            assert!(
+                contents(&tree.root()).expect("older pages are whole") == *legal[0].1,
+                "{context}"
+            );
             recover(&mut disk.crash_image(after), &legal, &context);
             return true;
         }

@@ -61,11 +61,16 @@ impl Run {
     }
 
     fn context(&self) -> String {
-        format!("{:?}, page size {}, seed {}, commit {}", self.load, self.options.page_size, self.seed, self.commits)
+        format!(
+            "{:?}, page size {}, seed {}, commit {}",
+            self.load, self.options.page_size, self.seed, self.commits
+        )
     }
 
     fn put(&mut self, bucket: u8, key: Vec<u8>, value: Vec<u8>) {
-        self.tree.put(bucket, &key, Bytes::from(value.clone())).expect("puts work");
+        self.tree
+            .put(bucket, &key, Bytes::from(value.clone()))
+            .expect("puts work");
         self.model.insert((bucket, key), value);
     }
 
@@ -87,7 +92,7 @@ impl Run {
         let bucket = [0, 3, 255][self.rng.below(3) as usize];
         let key = format!("{:03}", self.rng.below(700)).into_bytes();
         // Times of growth and times of shrinking, down to nothing.
-        let growing = self.commits / 40 % 2 == 0;
+        let growing = (self.commits / 40).is_multiple_of(2);
         if self.rng.below(10) < if growing { 7 } else { 1 } {
             let len = self.rng.below(40) as usize;
             let value = value_of(&mut self.rng, len);
@@ -101,16 +106,20 @@ impl Run {
         let key = |revision: u64| [&revision.to_be_bytes()[..], b"_", &[0; 8]].concat();
         match self.rng.below(20) {
             0..=15 => {
-                let len = 10 + self.rng.below(if self.commits % 10 == 0 { 400 } else { 50 }) as usize;
+                let len = 10 + self.rng.below(if self.commits.is_multiple_of(10) { 400 } else { 50 }) as usize;
                 let value = value_of(&mut self.rng, len);
                 self.put(1, key(self.next_revision), value);
                 self.next_revision += 1;
             }
-            16 => self.put(2, b"consistent_index".to_vec(), self.next_revision.to_be_bytes().to_vec()),
+            16 => self.put(
+                2,
+                b"consistent_index".to_vec(),
+                self.next_revision.to_be_bytes().to_vec(),
+            ),
             _ if self.oldest_revision + 500 < self.next_revision => {
                 // Compaction keeps the newest revision of each key: one in eight stays for long.
                 for _ in 0..6 {
-                    if self.oldest_revision % 8 != 0 || self.rng.below(4) == 0 {
+                    if !self.oldest_revision.is_multiple_of(8) || self.rng.below(4) == 0 {
                         self.delete(1, key(self.oldest_revision));
                     }
                     self.oldest_revision += 1;
@@ -124,7 +133,11 @@ impl Run {
 
     fn large(&mut self) {
         let number = self.rng.below(60);
-        let key_len = if number % 13 == 0 { 1 + self.rng.below(3) * 700 } else { 1 + number % 30 } as usize;
+        let key_len = if number.is_multiple_of(13) {
+            1 + self.rng.below(3) * 700
+        } else {
+            1 + number % 30
+        } as usize;
         let mut key = vec![number as u8; key_len];
         key.insert(0, (number % 7) as u8);
         if self.rng.below(3) == 0 {
@@ -155,7 +168,9 @@ impl Run {
         let root = drive(&mut self.tree, &mut self.disk, &mut self.rng).expect("commits work");
         assert_eq!(root.user(), &user(self.commits));
         if !self.pinned.is_empty() && self.rng.below(5) == 0 {
-            let (root, model) = self.pinned.swap_remove(self.rng.below(self.pinned.len() as u64) as usize);
+            let (root, model) = self
+                .pinned
+                .swap_remove(self.rng.below(self.pinned.len() as u64) as usize);
             assert_same(&root, &model, &format!("{}, pinned root", self.context()));
         }
         self.spot_check(&root);
@@ -166,26 +181,50 @@ impl Run {
         for _ in 0..5 {
             let Some((bucket, key)) = self.some_key() else { return };
             let expected = self.model.get(&(bucket, key.clone())).map(Vec::as_slice);
-            assert_eq!(root.get(bucket, &key).expect("reads work"), expected, "{}", self.context());
+            assert_eq!(
+                root.get(bucket, &key).expect("reads work"),
+                expected,
+                "{}",
+                self.context()
+            );
             let mut cursor = root.cursor(bucket);
-            let mut expected = self.model.range((bucket, key.clone())..).take_while(|((b, _), _)| *b == bucket);
+            let mut expected = self
+                .model
+                .range((bucket, key.clone())..)
+                .take_while(|((b, _), _)| *b == bucket);
             let mut found = cursor.seek(&key).expect("seeks work");
             for _ in 0..4 {
-                let next = expected.next().map(|((_, key), value)| (key.as_slice(), value.as_slice()));
+                let next = expected
+                    .next()
+                    .map(|((_, key), value)| (key.as_slice(), value.as_slice()));
                 assert_eq!(found, next, "{} forward from {key:?}", self.context());
                 found = cursor.next().expect("cursors work");
             }
-            let mut expected = self.model.range(..(bucket, key.clone())).rev().take_while(|((b, _), _)| *b == bucket);
+            let mut expected = self
+                .model
+                .range(..(bucket, key.clone()))
+                .rev()
+                .take_while(|((b, _), _)| *b == bucket);
             cursor.seek(&key).expect("seeks work");
             for _ in 0..4 {
-                let before = expected.next().map(|((_, key), value)| (key.as_slice(), value.as_slice()));
-                assert_eq!(cursor.prev().expect("cursors work"), before, "{} back from {key:?}", self.context());
+                let before = expected
+                    .next()
+                    .map(|((_, key), value)| (key.as_slice(), value.as_slice()));
+                assert_eq!(
+                    cursor.prev().expect("cursors work"),
+                    before,
+                    "{} back from {key:?}",
+                    self.context()
+                );
             }
         }
     }
 
     fn some_key(&mut self) -> Option<(u8, Vec<u8>)> {
-        let from = (self.rng.next() as u8, vec![self.rng.next() as u8, self.rng.next() as u8]);
+        let from = (
+            self.rng.next() as u8,
+            vec![self.rng.next() as u8, self.rng.next() as u8],
+        );
         let found = self.model.range(from..).next().or_else(|| self.model.iter().next());
         let (bucket, mut key) = found.map(|(key, _)| key.clone())?;
         if self.rng.below(3) == 0 {
@@ -197,7 +236,10 @@ impl Run {
     fn check_all(&self) {
         let root = self.tree.root();
         assert_same(&root, &self.model, &self.context());
-        let report = self.tree.check(&root).unwrap_or_else(|error| panic!("{}: {error}", self.context()));
+        let report = self
+            .tree
+            .check(&root)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.context()));
         assert_eq!(report.entries, self.model.len() as u64, "{}", self.context());
         for bucket in root.buckets() {
             let count = self.model.keys().filter(|(b, _)| *b == bucket).count() as u64;
@@ -209,7 +251,11 @@ impl Run {
         for (root, model) in std::mem::take(&mut self.pinned) {
             assert_same(&root, &model, &format!("{}, pinned root", self.context()));
         }
-        self.disk = if self.rng.below(2) == 0 { self.disk.kill() } else { self.disk.crash_image(self.rng.next()) };
+        self.disk = if self.rng.below(2) == 0 {
+            self.disk.kill()
+        } else {
+            self.disk.crash_image(self.rng.next())
+        };
         self.tree = Tree::open(&mut self.disk, self.options.clone()).expect("the tree opens again");
         self.disk.hold_completions(Some(self.rng.next()));
         assert_eq!(self.tree.root().user(), &user(self.commits), "{}", self.context());

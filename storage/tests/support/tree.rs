@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use storage::{
-    io::{Disk, SimDisk, sim::Rng},
+    io::{Disk, Op, OpenOptions, Output, SimDisk, WriteBuf, sim::Rng},
     tree::{MetaUser, Progress, Root, Tree, TreeError, TreeOptions},
 };
 
@@ -14,7 +14,10 @@ pub type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
 /// How much more than usual to do.
 pub fn scale() -> u64 {
-    std::env::var("ETCORE_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    std::env::var("ETCORE_TEST_SCALE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1)
 }
 
 /// Small pages, so that everything splits, merges and overflows all the time.
@@ -82,7 +85,11 @@ pub fn assert_same(root: &Root, model: &Model, context: &str) {
         return;
     }
     for (key, value) in model {
-        assert!(found.get(key) == Some(value), "{context}: wrong or missing {key:?} at txid {}", root.txid());
+        assert!(
+            found.get(key) == Some(value),
+            "{context}: wrong or missing {key:?} at txid {}",
+            root.txid()
+        );
     }
     let extra = found.keys().find(|key| !model.contains_key(*key));
     panic!("{context}: invented {extra:?} at txid {}", root.txid());
@@ -91,5 +98,27 @@ pub fn assert_same(root: &Root, model: &Model, context: &str) {
 /// Bytes made up from a number.
 pub fn value_of(rng: &mut Rng, len: usize) -> Vec<u8> {
     let first = rng.next();
-    (0..len).map(|index| (first.wrapping_add(index as u64 * 31)) as u8).collect()
+    (0..len)
+        .map(|index| (first.wrapping_add(index as u64 * 31)) as u8)
+        .collect()
+}
+
+/// A disk with one file.
+pub fn disk_with(path: &str, bytes: Vec<u8>) -> SimDisk {
+    let mut disk = SimDisk::new();
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    let Ok(Output::File(file)) = disk.call(Op::Open {
+        path: path.to_owned(),
+        options,
+    }) else {
+        panic!("a new file opens");
+    };
+    let data = WriteBuf::Bytes(bytes.into());
+    disk.call(Op::Write { file, offset: 0, data })
+        .expect("a new file takes a write");
+    disk.kill()
 }
