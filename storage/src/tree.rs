@@ -23,15 +23,30 @@
 //! older than T is held by anyone. Only [`Tree::begin`] looks at who holds what. Free pages are not stored: opening
 //! walks the branch pages and takes what it does not meet.
 
+mod check;
+mod commit;
+mod cursor;
+mod draft;
+mod encode;
 mod error;
+mod format;
+mod freelist;
+mod open;
+mod page;
+mod plan;
+mod root;
+mod shrink;
+mod space;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-
+use commit::{Commit, Job, Stage};
+pub use cursor::{Cursor, Pair};
 pub use error::TreeError;
+pub use root::Root;
 
-use crate::io::{Completion, Disk, Token};
+use crate::io::{Completion, Disk, DiskError, FileId, Op, Output, Pages, Token};
 
 /// Names a bucket; chosen by the caller.
 pub type BucketId = u8;
@@ -115,222 +130,213 @@ pub struct CheckReport {
     pub entries: u64,
 }
 
-/// One durable state of the tree, readable from any thread for as long as it is held.
-#[derive(Debug)]
-pub struct Root {}
-
-impl Root {
-    /// Number of the commit that made it.
-    pub fn txid(&self) -> u64 {
-        todo!()
-    }
-
-    /// What the owner stored with that commit.
-    pub fn user(&self) -> &MetaUser {
-        todo!()
-    }
-
-    /// The value of a key.
-    ///
-    /// Errors: [`TreeError::Corrupt`].
-    pub fn get(&self, _bucket: BucketId, _key: &[u8]) -> Result<Option<&[u8]>, TreeError> {
-        todo!()
-    }
-
-    /// A cursor over a bucket, standing before the first pair.
-    pub fn cursor(&self, _bucket: BucketId) -> Cursor<'_> {
-        todo!()
-    }
-
-    /// How many pairs a bucket holds.
-    pub fn count(&self, _bucket: BucketId) -> u64 {
-        todo!()
-    }
-
-    /// The buckets that hold something, ascending.
-    pub fn buckets(&self) -> impl Iterator<Item = BucketId> + '_ {
-        [].into_iter()
-    }
-
-    /// Where the used part of the file ends. Units: bytes.
-    pub fn size_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// The page runs this root reaches, `(first page, pages)` ascending, metas left out: with [`Root::run_bytes`] and
-    /// [`Root::meta_bytes`] they make a file that opens as this root.
-    ///
-    /// Errors: [`TreeError::Corrupt`].
-    pub fn runs(&self) -> Result<Vec<(u64, u32)>, TreeError> {
-        todo!()
-    }
-
-    /// The bytes of a run that [`Root::runs`] named.
-    pub fn run_bytes(&self, _run: (u64, u32)) -> &[u8] {
-        todo!()
-    }
-
-    /// The two meta pages of a file that opens as this root.
-    pub fn meta_bytes(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Units: bytes.
-    pub fn page_size(&self) -> usize {
-        todo!()
-    }
-}
-
-/// Walks the pairs of one bucket in key order, borrowing them from the map.
-#[derive(Debug)]
-pub struct Cursor<'r> {
-    _root: &'r Root,
-}
-
-/// A key and its value.
-pub type Pair<'r> = (&'r [u8], &'r [u8]);
-
-impl<'r> Cursor<'r> {
-    /// Goes to the first pair whose key is `key` or greater, and gives it.
-    pub fn seek(&mut self, _key: &[u8]) -> Result<Option<Pair<'r>>, TreeError> {
-        todo!()
-    }
-
-    /// Goes to the first pair and gives it.
-    pub fn first(&mut self) -> Result<Option<Pair<'r>>, TreeError> {
-        todo!()
-    }
-
-    /// Goes to the last pair and gives it.
-    pub fn last(&mut self) -> Result<Option<Pair<'r>>, TreeError> {
-        todo!()
-    }
-
-    /// Goes one pair on and gives it; from a fresh cursor, the first.
-    #[expect(clippy::should_implement_trait, reason = "it can fail, and it goes both ways")]
-    pub fn next(&mut self) -> Result<Option<Pair<'r>>, TreeError> {
-        todo!()
-    }
-
-    /// Goes one pair back and gives it; from behind the end, the last.
-    pub fn prev(&mut self) -> Result<Option<Pair<'r>>, TreeError> {
-        todo!()
-    }
-}
-
 /// The one owner and writer of a tree file.
 #[derive(Debug)]
-pub struct Tree {}
+pub struct Tree {
+    shared: Arc<page::Shared>,
+    file: FileId,
+    options: TreeOptions,
+    newest: Arc<Root>,
+    space: space::Space,
+    file_len: u64,
+    commit: Option<Commit>,
+    in_flight: Vec<(Token, Job)>,
+    next_token: u64,
+    poisoned: Option<DiskError>,
+    space_low: bool,
+    shrink_from: Option<shrink::Place>,
+}
 
 impl Tree {
-    /// Opens the file, creating it when missing, and finds its free pages. Blocks.
-    ///
-    /// Errors: [`TreeError::Corrupt`] when no meta page is valid or a branch page fails its check;
-    /// [`TreeError::TooNew`]; [`TreeError::Io`].
-    pub fn open(_disk: &mut dyn Disk, _options: TreeOptions) -> Result<Tree, TreeError> {
-        todo!()
-    }
-
     /// The newest durable root.
     pub fn root(&self) -> Arc<Root> {
-        todo!()
+        self.newest.clone()
     }
 
     /// Opens a commit: looks at which roots are still held, and hands the pages of dropped ones to it.
     ///
     /// Errors: [`TreeError::TooLarge`] when `user` does not fit; [`TreeError::Io`] when poisoned.
     /// Panics when a commit is open.
-    pub fn begin(&mut self, _user: MetaUser) -> Result<(), TreeError> {
-        todo!()
+    pub fn begin(&mut self, user: MetaUser) -> Result<(), TreeError> {
+        self.check_alive()?;
+        self.check_user(&user)?;
+        assert!(self.commit.is_none(), "a commit is open already");
+        self.space.begin(self.newest.txid());
+        self.commit = Some(Commit::new(self.newest.clone(), user));
+        Ok(())
     }
 
     /// Replaces what [`Tree::begin`] was given, up to [`Tree::seal`].
-    pub fn set_user(&mut self, _user: MetaUser) -> Result<(), TreeError> {
-        todo!()
+    pub fn set_user(&mut self, user: MetaUser) -> Result<(), TreeError> {
+        self.check_user(&user)?;
+        self.open_commit()?.user = user;
+        Ok(())
     }
 
     /// Sets a key in the open commit. Keys may come in any order; ascending is fastest.
     ///
-    /// Bounds: [`KEY_BYTES_MAX`], [`VALUE_BYTES_MAX`].
-    pub fn put(&mut self, _bucket: BucketId, _key: &[u8], _value: Bytes) -> Result<(), TreeError> {
-        todo!()
+    /// Errors: [`TreeError::TooLarge`] beyond [`KEY_BYTES_MAX`] or [`VALUE_BYTES_MAX`]; [`TreeError::Corrupt`];
+    /// [`TreeError::Io`] when poisoned. Panics when no commit is open.
+    pub fn put(&mut self, bucket: BucketId, key: &[u8], value: Bytes) -> Result<(), TreeError> {
+        check_bound("length of the key in bytes", key.len(), KEY_BYTES_MAX)?;
+        check_bound("length of the value in bytes", value.len(), VALUE_BYTES_MAX)?;
+        self.open_commit()?.draft.put(bucket, key, value)
     }
 
     /// Removes a key in the open commit; whether it was there.
-    pub fn delete(&mut self, _bucket: BucketId, _key: &[u8]) -> Result<bool, TreeError> {
-        todo!()
+    ///
+    /// Errors: [`TreeError::Corrupt`]; [`TreeError::Io`] when poisoned. Panics when no commit is open.
+    pub fn delete(&mut self, bucket: BucketId, key: &[u8]) -> Result<bool, TreeError> {
+        self.open_commit()?.draft.delete(bucket, key)
     }
 
-    /// Ends the operations of the open commit.
+    /// Ends the operations of the open commit. Panics when no commit is open.
     pub fn seal(&mut self) {
-        todo!()
+        let commit = self.commit.as_mut().expect("a commit is open");
+        assert!(commit.stage == Stage::Open, "the commit is sealed already");
+        commit.seal();
     }
 
     /// Does at most about `budget` pages of work of the sealed commit.
     ///
     /// Errors: [`TreeError::NoSpace`] before anything was written (step again or [`Tree::abandon`]);
-    /// [`TreeError::Corrupt`]; [`TreeError::Io`], final.
-    pub fn step(&mut self, _disk: &mut dyn Disk, _budget: usize) -> Result<Progress, TreeError> {
-        todo!()
+    /// [`TreeError::Corrupt`]; [`TreeError::Io`], final. Panics when no commit is sealed.
+    pub fn step(&mut self, disk: &mut dyn Disk, budget: usize) -> Result<Progress, TreeError> {
+        self.check_alive()?;
+        self.step_sealed(disk, budget.max(1))
     }
 
     /// Takes the end of an operation that the tree submitted.
     ///
-    /// Errors: [`TreeError::Io`], final.
-    pub fn on_completion(&mut self, _completion: Completion) -> Result<(), TreeError> {
-        todo!()
+    /// Errors: [`TreeError::Io`], final. Panics when the tree has no such operation in flight.
+    pub fn on_completion(&mut self, completion: Completion) -> Result<(), TreeError> {
+        self.complete(completion)
     }
 
     /// Whether a token is one of the tree's.
-    pub fn owns(&self, _token: Token) -> bool {
-        todo!()
+    pub fn owns(&self, token: Token) -> bool {
+        let base = self.options.token_base;
+        (base..base + TOKEN_SPAN).contains(&token)
     }
 
-    /// Drops the open commit, if nothing of it was written yet; whether it could.
+    /// Drops the open commit, if nothing of it was written and nothing is in flight; whether none is open any more.
     pub fn abandon(&mut self) -> bool {
-        todo!()
+        match &self.commit {
+            None => true,
+            Some(commit) if commit.can_abandon() && self.in_flight.is_empty() => {
+                self.space.abandon();
+                self.commit = None;
+                true
+            }
+            Some(_) => false,
+        }
     }
 
-    /// Moves up to `pages_max` pages from the end of the file to free pages nearer the start, as part of the open
-    /// commit. The end is cut off by itself once nobody holds a root that reaches it. Gives the pages moved: zero
-    /// when there is nothing to gain.
-    pub fn shrink_step(&mut self, _pages_max: usize) -> Result<usize, TreeError> {
-        todo!()
+    /// Whether a commit is open or sealed.
+    pub fn is_committing(&self) -> bool {
+        self.commit.is_some()
     }
 
-    /// Commits at once, blocking: seal and step to the end. For boot and tools.
-    pub fn commit_blocking(&mut self, _disk: &mut dyn Disk) -> Result<Arc<Root>, TreeError> {
-        todo!()
-    }
-
-    /// Walks everything the root reaches: each page once, keys ordered, checksums right, and when it is the newest
-    /// root, free, pending and reachable pages make up the file.
-    pub fn check(&self, _root: &Root) -> Result<CheckReport, TreeError> {
-        todo!()
+    /// Seals the open commit and steps it to its end, blocking. For boot and tools.
+    ///
+    /// Errors: those of [`Tree::step`].
+    pub fn commit_blocking(&mut self, disk: &mut dyn Disk) -> Result<Arc<Root>, TreeError> {
+        if self.commit.as_ref().is_some_and(|commit| commit.stage == Stage::Open) {
+            self.seal();
+        }
+        let mut blocking = Blocking { disk, done: Vec::new() };
+        loop {
+            let progress = self.step(&mut blocking, usize::MAX)?;
+            for completion in std::mem::take(&mut blocking.done) {
+                self.on_completion(completion)?;
+            }
+            if let Progress::Done(root) = progress {
+                return Ok(root);
+            }
+        }
     }
 
     /// Where the used part of the file ends. Units: bytes.
     pub fn size_bytes(&self) -> u64 {
-        todo!()
+        self.space.end_page() * self.shared.page_size as u64
     }
 
     /// The used part less the free pages in it. Units: bytes.
     pub fn in_use_bytes(&self) -> u64 {
-        todo!()
+        (self.space.end_page() - self.space.free().pages()) * self.shared.page_size as u64
     }
 
     /// Length of the file, with what was taken ahead. Units: bytes.
     pub fn file_bytes(&self) -> u64 {
-        todo!()
+        self.file_len
     }
 
     /// Pages free for the next commit, and those that wait for older roots to be dropped.
     pub fn free_pages(&self) -> (u64, u64) {
-        todo!()
+        (self.space.free().pages(), self.space.pending_pages())
     }
 
     /// Whether the last attempt to keep [`TreeOptions::reserve_bytes`] ahead failed for lack of space.
     pub fn space_low(&self) -> bool {
-        todo!()
+        self.space_low
+    }
+
+    fn check_alive(&self) -> Result<(), TreeError> {
+        match &self.poisoned {
+            Some(error) => Err(TreeError::Io(error.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_user(&self, user: &MetaUser) -> Result<(), TreeError> {
+        let bound = format::user_bytes_max(self.shared.page_size);
+        check_bound(
+            "length of conf state and extra in bytes",
+            user.conf_state.len() + user.extra.len(),
+            bound,
+        )
+    }
+
+    fn open_commit(&mut self) -> Result<&mut Commit, TreeError> {
+        self.check_alive()?;
+        let commit = self.commit.as_mut().expect("a commit is open");
+        assert!(commit.stage == Stage::Open, "the commit is sealed");
+        Ok(commit)
+    }
+}
+
+fn check_bound(what: &'static str, found: usize, bound: usize) -> Result<(), TreeError> {
+    if found <= bound {
+        return Ok(());
+    }
+    Err(TreeError::TooLarge {
+        what,
+        found: found as u64,
+        bound: bound as u64,
+    })
+}
+
+/// A disk whose submitted operations are done at once.
+struct Blocking<'d> {
+    disk: &'d mut dyn Disk,
+    done: Vec<Completion>,
+}
+
+impl Disk for Blocking<'_> {
+    fn submit(&mut self, token: Token, op: Op) {
+        let result = self.disk.call(op);
+        self.done.push(Completion { token, result });
+    }
+
+    fn poll(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.done);
+    }
+
+    fn call(&mut self, op: Op) -> Result<Output, DiskError> {
+        self.disk.call(op)
+    }
+
+    fn map(&mut self, file: FileId, reserve: u64) -> Result<Arc<dyn Pages>, DiskError> {
+        self.disk.map(file, reserve)
     }
 }

@@ -1,0 +1,7 @@
+//! What a leader knows of each member.
+
+mod inflights;
+mod progress;
+
+pub use inflights::Inflights;
+pub use progress::{Progress, ProgressState};
