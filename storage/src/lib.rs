@@ -2,4 +2,8 @@
 //!
 //! Files are touched only through [`io::Disk`].
 
+pub mod bbolt;
+pub mod buckets;
 pub mod io;
+pub mod mvcc;
+pub mod tree;

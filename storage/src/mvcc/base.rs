@@ -1,0 +1,66 @@
+//! What the store needs of the B+tree below it: one durable, immutable root.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use crate::buckets::Bucket;
+
+/// A read of the tree failed: damage or a local fault. The message says which file and where.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BaseError(pub Arc<dyn std::error::Error + Send + Sync>);
+
+/// One immutable, durable state of all buckets.
+pub trait Base: Send + Sync {
+    /// The value of `key` in `bucket`.
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, BaseError>;
+
+    /// The rows of `bucket` in key order, from the first key that is not less than `from`.
+    fn scan<'a>(&'a self, bucket: Bucket, from: &[u8]) -> Result<Box<dyn Rows<'a> + 'a>, BaseError>;
+}
+
+/// A walk over rows in key order.
+pub trait Rows<'a> {
+    /// The next row, nothing at the end.
+    fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, BaseError>;
+}
+
+/// A [`Base`] in memory: an empty start, a test double, the content of an imported file.
+#[derive(Clone, Default, Debug)]
+pub struct MemBase {
+    rows: BTreeMap<(Bucket, Vec<u8>), Vec<u8>>,
+}
+
+impl MemBase {
+    /// Sets or removes a row.
+    pub fn apply(&mut self, bucket: Bucket, key: &[u8], value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.rows.insert((bucket, key.to_vec()), value.to_vec()),
+            None => self.rows.remove(&(bucket, key.to_vec())),
+        };
+    }
+}
+
+impl Base for MemBase {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, BaseError> {
+        Ok(self.rows.get(&(bucket, key.to_vec())).map(Vec::as_slice))
+    }
+
+    fn scan<'a>(&'a self, bucket: Bucket, from: &[u8]) -> Result<Box<dyn Rows<'a> + 'a>, BaseError> {
+        let rows = self
+            .rows
+            .range((Bound::Included((bucket, from.to_vec())), Bound::Unbounded));
+        Ok(Box::new(MemRows { bucket, rows }))
+    }
+}
+
+struct MemRows<'a> {
+    bucket: Bucket,
+    rows: std::collections::btree_map::Range<'a, (Bucket, Vec<u8>), Vec<u8>>,
+}
+
+impl<'a> Rows<'a> for MemRows<'a> {
+    fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, BaseError> {
+        let row = self.rows.next().filter(|((bucket, _), _)| *bucket == self.bucket);
+        Ok(row.map(|((_, key), value)| (key.as_slice(), value.as_slice())))
+    }
+}
