@@ -3,3 +3,4 @@
 //! Files are touched only through [`io::Disk`].
 
 pub mod io;
+pub mod wal;
