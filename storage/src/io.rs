@@ -13,11 +13,13 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
+mod glommio_disk;
 mod map;
 pub mod sim;
 mod std_disk;
 mod system;
 
+pub use glommio_disk::GlommioDisk;
 pub use sim::SimDisk;
 pub use std_disk::StdDisk;
 

@@ -7,3 +7,4 @@ pub mod buckets;
 pub mod io;
 pub mod mvcc;
 pub mod tree;
+pub mod wal;
