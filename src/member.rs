@@ -17,6 +17,7 @@ mod error;
 mod event;
 mod lessor;
 mod membership;
+mod tree_base;
 mod txn;
 mod view;
 

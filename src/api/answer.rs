@@ -24,15 +24,14 @@ const MORE_FIELD: u32 = 3;
 /// `RangeResponse.count`.
 const COUNT_FIELD: u32 = 4;
 
-/// The query of a request at a revision (0: now).
-pub fn query(request: &RangeRequest, revision: i64, limit: i64) -> RangeQuery<'_> {
+/// The query of a request at a revision (0: now); without a limit where the result must be read whole first.
+pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery<'_> {
     RangeQuery {
         interval: Interval { key: &request.key, range_end: &request.range_end },
         revision,
-        limit,
+        limit: if needs_all(request) { 0 } else { request.limit },
         count_only: request.count_only,
         after: None,
-        before: None,
     }
 }
 
@@ -67,7 +66,7 @@ pub fn put_header(header: &ResponseHeader, out: &mut impl BufMut) {
 }
 
 /// Writes one pair of a range.
-pub fn put_kv(encoded: &[u8], keys_only: bool, out: &mut impl BufMut) -> Result<(), StoreError> {
+pub fn put_kv(encoded: &[u8], keys_only: bool, out: &mut impl BufMut) {
     encode_key(KVS_FIELD, WireType::LengthDelimited, out);
     if keys_only {
         let mut bare = Vec::new();
@@ -78,7 +77,6 @@ pub fn put_kv(encoded: &[u8], keys_only: bool, out: &mut impl BufMut) -> Result<
         encode_varint(encoded.len() as u64, out);
         out.put_slice(encoded);
     }
-    Ok(())
 }
 
 /// Writes what follows the pairs of a range.
@@ -93,36 +91,32 @@ pub fn put_tail(more: bool, count: u64, out: &mut impl BufMut) {
     }
 }
 
-/// Writes a whole `RangeResponse`.
+/// Writes a whole `RangeResponse` from the cursor of its [`query`].
 pub fn range(
-    view: &StoreView,
+    mut cursor: RangeCursor<'_>,
     request: &RangeRequest,
-    query: &RangeQuery<'_>,
     header: &ResponseHeader,
     out: &mut impl BufMut,
 ) -> Result<(), StoreError> {
     put_header(header, out);
-    let limit = request.limit.max(0) as u64;
+    let count = cursor.count();
     if request.count_only {
-        put_tail(false, view.range(query)?.count()?, out);
+        put_tail(false, count, out);
         return Ok(());
     }
-    if !needs_all(request) {
-        let mut cursor = view.range(query)?;
-        let count = cursor.count()?;
-        while let Some(item) = cursor.next()? {
-            put_kv(item.encoded, request.keys_only, out)?;
+    if needs_all(request) {
+        let (items, more) = select(request, &mut cursor)?;
+        for encoded in items {
+            put_kv(&encoded, request.keys_only, out);
         }
-        put_tail(limit > 0 && count > limit, count, out);
+        put_tail(more, count, out);
         return Ok(());
     }
-    let mut cursor = view.range(&RangeQuery { limit: 0, ..*query })?;
-    let count = cursor.count()?;
-    let (items, more) = select(request, &mut cursor)?;
-    for encoded in items {
-        put_kv(&encoded, request.keys_only, out)?;
+    while let Some(item) = cursor.next()? {
+        put_kv(item.encoded, request.keys_only, out);
     }
-    put_tail(more, count, out);
+    let limit = request.limit.max(0) as u64;
+    put_tail(limit > 0 && count > limit, count, out);
     Ok(())
 }
 
@@ -240,13 +234,13 @@ fn inner_range(
     bound: Rev,
     header: ResponseHeader,
 ) -> Result<RangeResponse, StoreError> {
-    let mut query = query(request, request.revision, request.limit);
-    if request.revision <= 0 {
-        query.revision = bound.main;
-        query.before = Some(Revision::new(bound.main, bound.sub as u32));
-    }
+    let query = query(request, request.revision);
+    let cursor = match request.revision {
+        ..=0 => view.range_before(&query, Revision::new(bound.main, bound.sub as u32)),
+        _ => view.range(&query)?,
+    };
     let mut bytes = BytesMut::new();
-    range(view, request, &query, &header, &mut bytes)?;
+    range(cursor, request, &header, &mut bytes)?;
     Ok(RangeResponse::decode(bytes.freeze()).expect("just encoded"))
 }
 

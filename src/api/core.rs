@@ -113,9 +113,9 @@ impl Api {
                 self.hub.set_term(published.view.term);
                 let past = super::past::ViewPast(&published.view.store);
                 for block in &published.blocks {
-                    if block.last_revision() >= block.first_revision() {
+                    if let Some(first) = block.first_revision() {
                         let events = super::past::events(block);
-                        let (first, last) = (block.first_revision(), block.last_revision());
+                        let last = block.revision();
                         self.hub.consume(events, first, last, &past, &mut super::kv::HubSink(wires, &self.setup.metrics));
                     }
                 }

@@ -109,14 +109,18 @@ struct SnapshotJob {
 impl Walk {
     fn new(request: RangeRequest, view: &View, pins: &Pins) -> Walk {
         let revision = if request.revision > 0 { request.revision } else { view.revision() };
-        let left = if request.limit > 0 && !answer::needs_all(&request) { request.limit } else { i64::MAX };
+        // Counting ignores the limit (behaviours 8).
+        let cut = request.limit > 0 && !request.count_only && !answer::needs_all(&request);
+        let left = if cut { request.limit } else { i64::MAX };
         Walk { request, revision, after: None, left, _pin: pins.pin(revision) }
     }
 
     fn query(&self) -> RangeQuery<'_> {
         RangeQuery {
             after: self.after.as_deref(),
-            ..answer::query(&self.request, self.revision, self.left.min(SLICE_KEYS))
+            limit: self.left.min(SLICE_KEYS),
+            count_only: false,
+            ..answer::query(&self.request, self.revision)
         }
     }
 
@@ -124,7 +128,7 @@ impl Walk {
     fn slice(
         &mut self,
         view: &View,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+        mut visit: impl FnMut(&[u8], &[u8]),
     ) -> Result<bool, StoreError> {
         let query = self.query();
         let mut cursor = view.store.range(&query)?;
@@ -133,7 +137,7 @@ impl Walk {
             let Some(item) = cursor.next()? else {
                 break;
             };
-            visit(item.key, item.encoded)?;
+            visit(item.key, item.encoded);
             bytes += item.encoded.len();
             seen += 1;
             last = Some(item.key);
@@ -153,7 +157,7 @@ impl Walk {
 impl Job {
     /// A range whose answer is one message.
     pub fn range(key: CallKey, request: RangeRequest, view: &Arc<View>, pins: &Pins) -> Job {
-        let phase = if answer::needs_all(&request) { Phase::Gather } else { Phase::Measure };
+        let phase = if answer::needs_all(&request) && !request.count_only { Phase::Gather } else { Phase::Measure };
         let job = RangeJob {
             walk: Walk::new(request, view, pins),
             header_revision: view.revision(),
@@ -281,15 +285,14 @@ impl Api {
             if !count_only {
                 *framed += framed_kv_len(encoded, keys_only) as u64;
             }
-            Ok(())
         })?;
         if !over {
             return Ok(Slice::More);
         }
-        let limit = job.walk.request.limit;
+        let limit = if count_only { 0 } else { job.walk.request.limit };
         // A range that a limit cut short still tells the count of all.
         let cut = limit > 0 && job.yielded == limit as u64;
-        let interval = answer::query(&job.walk.request, 0, 0).interval;
+        let interval = answer::query(&job.walk.request, 0).interval;
         job.count = if cut { view.store.count(interval, job.walk.revision)? } else { job.yielded };
         let header = self.range_header(job, view);
         let mut head = BytesMut::new();
@@ -353,7 +356,6 @@ impl Api {
             if answer::passes(&request, &kv) {
                 gathered.push(Bytes::copy_from_slice(encoded));
             }
-            Ok(())
         })?;
         if !over {
             return Ok(Slice::More);
@@ -363,7 +365,7 @@ impl Api {
         answer::put_header(&self.range_header(job, view), &mut out);
         if !request.count_only {
             for encoded in &job.gathered {
-                answer::put_kv(encoded, request.keys_only, &mut out)?;
+                answer::put_kv(encoded, request.keys_only, &mut out);
             }
         }
         answer::put_tail(more && !request.count_only, job.count, &mut out);
@@ -397,11 +399,11 @@ impl Api {
         } else {
             job.walk.slice(view, |_, encoded| {
                 *sent += 1;
-                answer::put_kv(encoded, keys_only, &mut chunk)
+                answer::put_kv(encoded, keys_only, &mut chunk);
             })?
         };
         if over {
-            let interval = answer::query(&job.walk.request, 0, 0).interval;
+            let interval = answer::query(&job.walk.request, 0).interval;
             let count = view.store.count(interval, job.walk.revision)?;
             let more = !job.walk.request.count_only && count > job.sent;
             answer::put_tail(more, count, &mut chunk);

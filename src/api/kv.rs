@@ -105,14 +105,15 @@ impl Api {
         self.setup.metrics.ranges.add(1);
         let damage = self.setup.on_damage;
         let failed = |error| Failure::from_store(&error, damage);
-        let query = answer::query(request, request.revision, request.limit);
+        let query = answer::query(request, request.revision);
         let header = self.header(view, view.revision());
         if !self.is_small(&view.store, request, &query).map_err(failed)? {
             self.start_job(Job::range(key, request.clone(), view, &self.setup.pins));
             return Ok(());
         }
+        let cursor = view.store.range(&query).map_err(failed)?;
         let mut result = Ok(());
-        wire.reply(key.1, 512, |out| result = answer::range(&view.store, request, &query, &header, out));
+        wire.reply(key.1, 512, |out| result = answer::range(cursor, request, &header, out));
         result.map_err(failed)?;
         self.replied(key);
         Ok(())
@@ -131,13 +132,13 @@ impl Api {
         let cursor = store.range(query)?;
         let old = request.revision > 0 && request.revision < store.revision();
         if request.count_only {
-            return Ok(!old || cursor.count_at_most(AT_ONCE_KEYS)?);
+            return Ok(!old || cursor.count_at_most(AT_ONCE_KEYS));
         }
         let cut = !answer::needs_all(request) && request.limit > 0 && (request.limit as u64) <= AT_ONCE_KEYS;
-        if old && !cursor.count_at_most(AT_ONCE_KEYS)? {
+        if old && !cursor.count_at_most(AT_ONCE_KEYS) {
             return Ok(false);
         }
-        if !cut && !cursor.count_at_most(AT_ONCE_KEYS)? {
+        if !cut && !cursor.count_at_most(AT_ONCE_KEYS) {
             return Ok(false);
         }
         Ok(cursor.measure(false)?.kv_bytes <= AT_ONCE_BYTES)
@@ -286,7 +287,7 @@ impl Api {
 fn compare_all(store: &StoreView, request: &TxnRequest) -> Result<bool, storage::mvcc::StoreError> {
     for guard in &request.compare {
         let interval = Interval { key: &guard.key, range_end: &guard.range_end };
-        let query = RangeQuery { interval, revision: 0, limit: 0, count_only: false, after: None, before: None };
+        let query = RangeQuery { interval, revision: 0, limit: 0, count_only: false, after: None };
         let mut cursor = store.range(&query)?;
         let mut any = false;
         while let Some(item) = cursor.next()? {

@@ -18,7 +18,7 @@ use storage::{
     buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
     mvcc::{AppliedState, Base, Store, StoreError},
-    tree::{Tree, TreeBase, TreeError, TreeOptions},
+    tree::{Tree, TreeError, TreeOptions},
     wal::{Identity, Recovered, Wal, WalError, WalOptions},
 };
 
@@ -27,6 +27,7 @@ use super::{
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
+    tree_base::TreeBase,
 };
 use crate::metrics::CoreMetrics;
 
@@ -193,7 +194,7 @@ impl Engine {
 
     fn assemble(member: Member, wal: Wal, tree: Tree) -> Engine {
         let committer = Committer::new(tree, member.options.commit);
-        let last_wal_bytes = wal.bytes_written();
+        let last_wal_bytes = wal.written_bytes();
         let (size, in_use) = committer.sizes();
         let published = Arc::new(super::View {
             store: member.store.view(),
@@ -335,8 +336,8 @@ fn bootstrap(options: &MemberOptions) -> Start {
 /// Consensus state from what the log and the tree hold.
 fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootError> {
     let bad = |why: String| BootError::Raft(why);
-    let conf_state = match &applied.conf_state[..] {
-        [] => ConfState::default(),
+    let conf_state = match &applied.conf_state {
+        none if none.is_empty() => ConfState::default(),
         bytes => ConfState::decode(bytes).map_err(|error| bad(error.to_string()))?,
     };
     let mut entries = recovered.entries;

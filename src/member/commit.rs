@@ -11,8 +11,7 @@ use storage::{
     tree::{MetaUser, Progress, Tree, TreeError},
 };
 
-use super::Fault;
-use crate::member::boot::TreeBase;
+use super::{Fault, tree_base::TreeBase};
 
 /// Rows put into the tree in one slice.
 const ROWS_PER_SLICE: usize = 256;
@@ -128,8 +127,8 @@ impl Committer {
     }
 
     /// The newest revision whose physical compaction is durable.
-    pub fn finished_compaction(&self, store: &Store) -> i64 {
-        store.durable_compact_revision()
+    pub fn finished_compaction(&self, store: &Store) -> Result<i64, Fault> {
+        Ok(store.durable_compact_revision()?)
     }
 
     /// Does one slice of work. `persisted`: index up to which the local log is durable.
@@ -153,9 +152,9 @@ impl Committer {
                 let bucket = op.bucket.id();
                 room = room.saturating_sub(op.value.as_ref().map_or(0, |value| value.len()));
                 match op.value {
-                    Some(value) => self.tree.put(bucket, &op.key, value)?,
+                    Some(value) => self.tree.put(bucket, op.key.as_slice(), value)?,
                     None => {
-                        self.tree.delete(bucket, &op.key)?;
+                        self.tree.delete(bucket, op.key.as_slice())?;
                     }
                 }
                 if room == 0 {

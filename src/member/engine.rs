@@ -16,7 +16,7 @@ use raft::{Entry, Message, PersistToken};
 use storage::{
     io::{Completion, Disk},
     mvcc::CompactProgress,
-    wal::{AppendToken, Wal},
+    wal::{AppendToken, Space, Wal},
 };
 
 use super::{
@@ -118,7 +118,7 @@ impl Engine {
         }
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
-        self.wal.pump(disk);
+        self.wal.pump(disk)?;
         self.compact(now_ns);
         self.publish(out);
         self.commit(disk, now_ns)?;
@@ -153,7 +153,7 @@ impl Engine {
             Event::Request { shard, id, request: Request::Propose { .. } } if self.overloaded() => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
             }
-            Event::Request { shard, id, request: Request::Propose { .. } } if self.wal.is_full() => {
+            Event::Request { shard, id, request: Request::Propose { .. } } if self.wal.space() == Space::Full => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             event => self.member.handle(event),
@@ -307,16 +307,16 @@ impl Engine {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
                 self.dirty = true;
                 self.release(applied_index);
-                self.answer_compaction();
+                self.answer_compaction()?;
                 self.answer_defragmented();
             }
         }
         let (size, in_use) = self.committer.sizes();
         self.member.metrics.db_size.set(size);
         self.member.metrics.db_in_use.set(in_use);
-        let written = self.wal.bytes_written();
+        let written = self.wal.written_bytes();
         self.member.metrics.wal_write_bytes.add(written - std::mem::replace(&mut self.last_wal_bytes, written));
-        if self.committer.out_of_space() || self.wal.is_full() {
+        if self.committer.out_of_space() || self.wal.space() == Space::Full {
             self.raise_no_space();
         }
         Ok(())
@@ -333,8 +333,11 @@ impl Engine {
         }
     }
 
-    fn answer_compaction(&mut self) {
-        let done = self.committer.finished_compaction(&self.member.store);
+    fn answer_compaction(&mut self) -> Result<(), Fault> {
+        if self.compaction.waiting.is_empty() {
+            return Ok(());
+        }
+        let done = self.committer.finished_compaction(&self.member.store)?;
         let waiting = std::mem::take(&mut self.compaction.waiting);
         for (revision, shard, id) in waiting {
             if revision <= done {
@@ -344,6 +347,7 @@ impl Engine {
                 self.committer.hurry();
             }
         }
+        Ok(())
     }
 
     fn answer_defragmented(&mut self) {

@@ -141,6 +141,11 @@ impl Store {
         progress
     }
 
+    /// The newest revision whose compaction is done in the tree itself, durably; -1 when there is none.
+    pub fn durable_compact_revision(&self) -> Result<i64, StoreError> {
+        Ok(super::restore::compact_mark(&*self.base, meta::FINISHED_COMPACT)?.unwrap_or(-1))
+    }
+
     /// Where running ranges register the revision they read at; a clone goes to every shard.
     pub fn pins(&self) -> Pins {
         self.pins.clone()

@@ -79,6 +79,13 @@ impl Entry {
         })
     }
 
+    /// The key as it was just before the change `bound`. A key changes at most once in a transaction.
+    fn before(&self, bound: Revision) -> Option<Found<'_>> {
+        let rev = if self.head.main <= bound.main { self.head } else { self.older.last_at(bound.main)? };
+        let main = if rev.revision() < bound { bound.main } else { bound.main - 1 };
+        self.at(main)
+    }
+
     fn replace_head(&mut self, head: Rev) {
         assert!(head.revision() > self.head.revision(), "revisions of a key ascend");
         self.older.push(std::mem::replace(&mut self.head, head));
@@ -112,23 +119,41 @@ pub enum FoundIter<'m> {
     Many {
         entries: Iter<'m, Entry>,
         interval: Interval<'m>,
-        main: i64,
+        at: At,
         after: Option<&'m [u8]>,
     },
+}
+
+/// Which state of the keys is read.
+#[derive(Clone, Copy, Debug)]
+pub enum At {
+    /// After every change of this main revision.
+    Main(i64),
+    /// Just before this change.
+    Before(Revision),
+}
+
+impl At {
+    fn of(self, entry: &Entry) -> Option<Found<'_>> {
+        match self {
+            At::Main(main) => entry.at(main),
+            At::Before(bound) => entry.before(bound),
+        }
+    }
 }
 
 impl<'m> Iterator for FoundIter<'m> {
     type Item = Found<'m>;
 
     fn next(&mut self) -> Option<Found<'m>> {
-        let (entries, interval, main, after) = match self {
+        let (entries, interval, at, after) = match self {
             FoundIter::One(found) => return found.take(),
             FoundIter::Many {
                 entries,
                 interval,
-                main,
+                at,
                 after,
-            } => (entries, interval, *main, after),
+            } => (entries, interval, *at, after),
         };
         loop {
             let entry = entries.next()?;
@@ -140,7 +165,7 @@ impl<'m> Iterator for FoundIter<'m> {
             if after.take_if(|after| key <= *after).is_some() {
                 continue;
             }
-            if let Some(found) = entry.at(main) {
+            if let Some(found) = at.of(entry) {
                 return Some(found);
             }
         }
@@ -252,19 +277,20 @@ impl Index {
 
     /// The keys of an interval that exist at `main`, in order, from behind `after` if given.
     pub fn range<'m>(&'m self, interval: Interval<'m>, main: i64, after: Option<&'m [u8]>) -> FoundIter<'m> {
+        self.range_at(interval, At::Main(main), after)
+    }
+
+    /// The keys of an interval in the state `at`, in order, from behind `after` if given.
+    pub fn range_at<'m>(&'m self, interval: Interval<'m>, at: At, after: Option<&'m [u8]>) -> FoundIter<'m> {
         if interval.range_end.is_empty() {
-            let found = if after.is_some() {
-                None
-            } else {
-                self.get(interval.key, main)
-            };
-            return FoundIter::One(found);
+            let entry = self.map.get(interval.key).filter(|_| after.is_none());
+            return FoundIter::One(entry.and_then(|entry| at.of(entry)));
         }
         let from = after.map_or(interval.key, |after| after.max(interval.key));
         FoundIter::Many {
             entries: self.map.iter_from(from),
             interval,
-            main,
+            at,
             after,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Kv, Revision, RowKey, StoreError, StoreView, framed_len,
-    index::{Found, FoundIter},
+    index::{At, Found, FoundIter},
     restore::bad_row,
 };
 use crate::buckets::Bucket;
@@ -104,17 +104,23 @@ pub struct RangeCursor<'v> {
     view: &'v StoreView,
     query: RangeQuery<'v>,
     revision: i64,
+    at: At,
     keys: FoundIter<'v>,
     left: u64,
 }
 
 impl<'v> RangeCursor<'v> {
-    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, revision: i64) -> RangeCursor<'v> {
-        let keys = view.index.range(query.interval, revision, query.after);
+    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, at: At) -> RangeCursor<'v> {
+        let keys = view.index.range_at(query.interval, at, query.after);
+        let revision = match at {
+            At::Main(main) => main,
+            At::Before(bound) => bound.main,
+        };
         RangeCursor {
             view,
             query,
             revision,
+            at,
             keys,
             left: query.limit(),
         }
@@ -130,11 +136,11 @@ impl<'v> RangeCursor<'v> {
     pub fn measure(&self, keys_only: bool) -> Result<RangeSize, StoreError> {
         let RangeQuery { interval, after, .. } = self.query;
         let mut size = RangeSize {
-            count: self.view.count_at(interval, self.revision),
+            count: self.count(),
             ..RangeSize::default()
         };
         let limit = usize::try_from(self.query.limit()).unwrap_or(usize::MAX);
-        for found in self.view.index.range(interval, self.revision, after).take(limit) {
+        for found in self.view.index.range_at(interval, self.at, after).take(limit) {
             let len = if keys_only {
                 self.keys_only_len(&found)?
             } else {
@@ -145,6 +151,23 @@ impl<'v> RangeCursor<'v> {
             size.framed_bytes += framed_len(len) as u64;
         }
         Ok(size)
+    }
+
+    /// Keys of the interval, ignoring the limit (and `after`). O(log n) at the current revision, else a walk.
+    pub fn count(&self) -> u64 {
+        match self.at {
+            At::Main(main) => self.view.count_at(self.query.interval, main),
+            at => self.view.index.range_at(self.query.interval, at, None).count() as u64,
+        }
+    }
+
+    /// Whether the interval has at most `max` keys; looks at no more than that.
+    pub fn count_at_most(&self, max: u64) -> bool {
+        if matches!(self.at, At::Main(main) if main == self.view.revision()) {
+            return self.count() <= max;
+        }
+        let walk = self.view.index.range_at(self.query.interval, self.at, None);
+        walk.take(usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1)).count() as u64 <= max
     }
 
     /// The next key, nothing at the end or at the limit.

@@ -43,7 +43,7 @@ impl Store {
     }
 }
 
-fn compact_mark(base: &dyn Base, name: &[u8]) -> Result<Option<i64>, StoreError> {
+pub(super) fn compact_mark(base: &dyn Base, name: &[u8]) -> Result<Option<i64>, StoreError> {
     let Some(value) = base.get(Bucket::Meta, name)? else {
         return Ok(None);
     };

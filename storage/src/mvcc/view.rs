@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     AppliedState, Base, HashAll, HashKv, HistoryItem, Interval, RangeCursor, RangeQuery, Revision, StoreError,
-    block::BlockList, index::Index, overlay::Overlay, scan::ViewRows, store::find_kv,
+    block::BlockList, index::{At, Index}, overlay::Overlay, scan::ViewRows, store::find_kv,
 };
 use crate::buckets::Bucket;
 
@@ -50,7 +50,20 @@ impl StoreView {
             Some(_) => self.check(query.revision, self.removed_revision)?,
             None => self.check(query.revision, self.compact_revision)?,
         };
-        Ok(RangeCursor::new(self, *query, revision))
+        Ok(RangeCursor::new(self, *query, At::Main(revision)))
+    }
+
+    /// Opens a range read of the state just before the change `bound`, as a transaction sees it there; the query's
+    /// revision is not looked at.
+    pub fn range_before<'v>(&'v self, query: &RangeQuery<'v>, bound: Revision) -> RangeCursor<'v> {
+        RangeCursor::new(self, *query, At::Before(bound))
+    }
+
+    /// Whether a read at `revision` (0 or less: now) is possible.
+    ///
+    /// Errors: [`StoreError::Compacted`], [`StoreError::FutureRevision`].
+    pub fn check_revision(&self, revision: i64) -> Result<(), StoreError> {
+        self.check(revision, self.compact_revision).map(|_| ())
     }
 
     /// Number of keys of an interval that exist at `revision` (0 or less: now). O(log n) at the current revision.
