@@ -173,9 +173,10 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
+    let ours = ["etcore", "net", "raft", "storage"].map(|target| (target, level));
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_target("etcore", level)
+        .with_targets(ours)
 }
 
 #[cfg(test)]

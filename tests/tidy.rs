@@ -306,3 +306,19 @@ fn no_file_names_a_path_or_a_mirror_of_one_machine() {
     }
     none(complaints, "the repository is the same on every machine");
 }
+
+#[test]
+fn the_rules_find_what_they_look_for() {
+    assert!(names("use glommio::net;", "glommio") && names("(glommio)", "glommio"));
+    assert!(!names("fn glommio_like()", "glommio") && !names("myglommio::x", "glommio"));
+    let source = Source {
+        path: "src/member/apply.rs".to_string(),
+        text: "// unsafe {\n  /// todo!()\nlet x = 1;\n".to_string(),
+    };
+    assert_eq!(source.code().collect::<Vec<_>>(), [(3, "let x = 1;")]);
+    assert!(source.is_in("src/member") && !source.is_in("src/mem"));
+    let (head, tail) = FORBIDDEN_TEXTS[0];
+    let path = format!("{head}{tail}");
+    assert!(is_named(&format!("cd {path}x"), &path) && is_named(&format!("\"{path}\""), &path));
+    assert!(!is_named(&format!("net{path}x"), &path) && !is_named(&format!("$dir{path}"), &path));
+}

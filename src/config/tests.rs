@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
 use super::flags::{FLAGS, Kind, Status, env_name};
 use super::*;
 
@@ -642,4 +645,68 @@ fn ids_are_those_that_etcd_gives() {
     ]);
     assert_eq!(format!("{:x}", other.member_id()), "f6448b49147d87e3");
     assert_eq!(format!("{:x}", other.cluster_id()), "396c23a7822be03b");
+}
+
+/// Words that a command line may be made of: each flag, and values that are good for some of them.
+fn any_word() -> impl Strategy<Value = String> {
+    const VALUES: [&str; 14] = [
+        "",
+        "true",
+        "0",
+        "-1",
+        "10",
+        "5s",
+        "1h",
+        "http://127.0.0.1:1",
+        "http://a:1,http://b:2",
+        "new",
+        "existing",
+        "json",
+        "a=http://localhost:2380",
+        "LeaseCheckpoint=false",
+    ];
+    let value = prop_oneof![
+        proptest::sample::select(VALUES.to_vec()).prop_map(str::to_string),
+        "[ -~é]{0,12}"
+    ];
+    let flag = proptest::sample::select(FLAGS.iter().map(|flag| flag.name).collect::<Vec<_>>());
+    prop_oneof![
+        6 => (flag.clone(), value.clone()).prop_map(|(flag, value)| format!("--{flag}={value}")),
+        2 => flag.prop_map(|flag| format!("-{flag}")),
+        1 => value,
+    ]
+}
+
+fn cases() -> u32 {
+    let scale = std::env::var("ETCORE_TEST_SCALE")
+        .ok()
+        .and_then(|text| text.parse::<f64>().ok())
+        .unwrap_or(1.0);
+    (2000.0 * scale).max(1.0) as u32
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_command_line_is_obeyed_or_refused_with_a_reason(
+        args in proptest::collection::vec(any_word(), 0..4),
+        variable in "ETCD_[A-Z_]{1,9}",
+        value in ".{0,9}",
+    ) {
+        match Config::from_args(args, [(variable, value)]) {
+            Ok(Outcome::Serve(config)) => {
+                prop_assert!(config.election_ticks() >= 5);
+                prop_assert_eq!(config.initial_cluster.members.len(), 1);
+                prop_assert!(config.listen_client_urls.iter().all(|url| url.bind_addr().is_some()));
+            }
+            Ok(Outcome::Print(text)) => prop_assert!(!text.is_empty()),
+            Err(error) => prop_assert!(matches!(error.exit_code, 1 | 2) && error.text.lines().next().is_some()),
+        }
+    }
 }

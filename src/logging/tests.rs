@@ -87,6 +87,7 @@ fn the_level_hides_what_is_less_severe_and_foreign_chatter() {
     let events = || {
         tracing::debug!("ours, debug");
         tracing::error!("ours, error");
+        tracing::debug!(target: "storage::wal", "ours too, debug");
         tracing::info!(target: "foreign", "theirs, info");
         tracing::error!(target: "foreign", "theirs, error");
     };
@@ -101,7 +102,7 @@ fn the_level_hides_what_is_less_severe_and_foreign_chatter() {
     };
     assert_eq!(
         messages(LogLevel::Debug),
-        ["ours, debug", "ours, error", "theirs, error"]
+        ["ours, debug", "ours, error", "ours too, debug", "theirs, error"]
     );
     assert_eq!(messages(LogLevel::Error), ["ours, error", "theirs, error"]);
 }
