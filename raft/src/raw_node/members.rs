@@ -13,7 +13,8 @@ impl RawNode {
         if self.role != Role::Leader {
             return;
         }
-        if !self.is_promotable() && self.config.step_down_on_removal {
+        if !self.is_promotable() {
+            // Source: Raft thesis, section 4.2.2. It stays until here, since only a leader can commit its own removal.
             self.become_follower(self.term, 0);
             return;
         }
