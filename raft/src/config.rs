@@ -31,8 +31,6 @@ pub struct Config {
     ///
     /// Source: Raft thesis, section 6.2.
     pub check_quorum: bool,
-    /// Step down when a configuration change removes or demotes this leader.
-    pub step_down_on_removal: bool,
     /// Refuse proposals on followers instead of forwarding them to the leader.
     pub disable_proposal_forwarding: bool,
     /// Hand out committed entries before this member's own disk has them, once a quorum of others does.
@@ -84,7 +82,6 @@ impl Config {
             heartbeat_ticks: 1,
             pre_vote: true,
             check_quorum: true,
-            step_down_on_removal: true,
             disable_proposal_forwarding: false,
             commit_before_persist: true,
             max_size_per_message: 1 << 20,
@@ -151,6 +148,11 @@ pub struct Start {
     /// The last durable hard state. A commit index behind `applied` or the log's start is raised to it.
     pub hard_state: HardState,
     /// The configuration as of `applied`.
+    ///
+    /// Changes in the log are applied on top of it, so members that replay the log from its beginning must all begin with
+    /// the same one. A group is founded either with that one given to everybody, later joiners included, or, as etcd does
+    /// it, with an empty one and a log that begins with a committed [`crate::ConfChange`] for each founder, all in term 1.
+    /// A joiner that is served by snapshot begins with an empty one.
     pub conf_state: ConfState,
     /// Where the log begins: the entry before `entries[0]`. Its `conf_state` matters only if it is offered to followers.
     pub snapshot: SnapshotMetadata,

@@ -167,9 +167,6 @@ pub enum ProposeError {
         /// The heir.
         to: u64,
     },
-    /// The leader was removed and is about to step down.
-    #[error("this leader was removed from the configuration; propose to its successor")]
-    Removed,
     /// Too much is uncommitted; try again when the followers have caught up.
     #[error("{bytes} bytes in {entries} entries are uncommitted, which is the limit; try again shortly")]
     TooMuchUncommitted {

@@ -285,8 +285,8 @@ impl RawNode {
     /// replaces the metadata by that of a newer one), and always ends with [`RawNode::report_snapshot`].
     pub fn set_snapshot(&mut self, snapshot: SnapshotMetadata) {
         assert!(
-            snapshot.index <= self.log.applied(),
-            "a member's snapshot holds what it applied and no more"
+            snapshot.index <= self.log.committed(),
+            "a member's snapshot holds committed entries only"
         );
         if snapshot.index > self.offered.index {
             self.offered = snapshot;

@@ -70,7 +70,31 @@ impl RawNode {
                 self.vote = message.from;
                 self.send_when_durable(answer);
             }
-            (false, _) => self.send(answer),
+            (false, _) => {
+                answer.commit = self.log.committed();
+                answer.log_term = self.log.term(answer.commit).unwrap_or(0);
+                self.send(answer);
+            }
+        }
+    }
+
+    /// Learns from a refused vote what the voter knows to be committed.
+    ///
+    /// A configuration takes effect when it is applied, so a candidate may need the vote of a member that was removed since,
+    /// and whose log is longer: neither could ever lead. The commit index lets the candidate apply the change. The message
+    /// has the fields for it; etcd-raft leaves them empty.
+    pub(super) fn learn_commit_from_refusal(&mut self, message: &Message) {
+        let refused =
+            matches!(message.msg_type, MessageType::MsgVoteResp | MessageType::MsgPreVoteResp) && message.reject;
+        if !refused || message.commit <= self.log.committed() || self.role == Role::Leader || self.log.has_snapshot() {
+            return;
+        }
+        // The same entry at that index means the same log up to it.
+        if self.log.matches(message.commit, message.log_term) {
+            self.log.commit_to(message.commit);
+            if self.role != Role::Follower && self.has_unapplied_conf_change() {
+                self.become_follower(self.term, 0);
+            }
         }
     }
 

@@ -100,13 +100,8 @@ impl RawNode {
         if metadata.index <= self.log.committed() {
             return Ok(false);
         }
-        if !metadata.conf_state.contains(self.config.id) {
-            let what = "its configuration does not contain this member";
-            return Err(StepError::Malformed {
-                msg_type: MessageType::MsgSnap,
-                what,
-            });
-        }
+        // Its configuration need not contain this member: the entry that adds it may stand behind the snapshot, and until
+        // that is applied the member follows like any other that is just joining.
         let configuration = Configuration::from_conf_state(&metadata.conf_state).map_err(|_| StepError::Malformed {
             msg_type: MessageType::MsgSnap,
             what: "its configuration contradicts itself",

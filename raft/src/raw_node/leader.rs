@@ -21,7 +21,10 @@ impl RawNode {
                 return;
             }
             // An heir that did not take over within an election time-out will not; proposals flow again.
-            self.transferring_to = 0;
+            let heir = std::mem::take(&mut self.transferring_to);
+            if !self.is_promotable() {
+                self.hand_over(heir);
+            }
         }
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
@@ -146,6 +149,18 @@ impl RawNode {
             self.send_timeout_now(to);
         } else {
             self.send_append(to, true);
+        }
+    }
+
+    /// A leader that was removed or demoted chooses an heir: the voter that is furthest, or the next one after `failed`, who
+    /// did not take over in time. Proposals are refused until somebody leads.
+    pub(super) fn hand_over(&mut self, failed: u64) {
+        let voters = self.tracker.config.voters.ids();
+        let matched = |id: &u64| self.tracker.get(*id).map_or(0, |progress| progress.matched);
+        let furthest = voters.iter().rev().max_by_key(|id| matched(id));
+        let next = voters.iter().find(|id| **id > failed).or(voters.first());
+        if let Some(&heir) = if failed == 0 { furthest } else { next } {
+            self.transfer_to(heir);
         }
     }
 

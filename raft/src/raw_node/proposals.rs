@@ -104,9 +104,6 @@ impl RawNode {
     }
 
     fn check_may_propose(&self) -> Result<(), ProposeError> {
-        if self.tracker.get(self.config.id).is_none() {
-            return Err(ProposeError::Removed);
-        }
         match self.transferring_to {
             0 => Ok(()),
             to => Err(ProposeError::Transferring { to }),

@@ -27,11 +27,14 @@ impl RawNode {
                 let context = read_context(&message).expect("the shape of the message was checked");
                 Ok(self.take_forwarded_read(message.from, context)?)
             }
-            _ => match self.role {
-                Role::Leader => self.step_leader(message),
-                Role::Follower => self.step_follower(message),
-                Role::Candidate | Role::PreCandidate => self.step_candidate(message),
-            },
+            _ => {
+                self.learn_commit_from_refusal(&message);
+                match self.role {
+                    Role::Leader => self.step_leader(message),
+                    Role::Follower => self.step_follower(message),
+                    Role::Candidate | Role::PreCandidate => self.step_candidate(message),
+                }
+            }
         }
     }
 
