@@ -8,5 +8,8 @@ mod format;
 mod pack;
 mod reader;
 
+#[cfg(test)]
+mod tests;
+
 pub use export::{Export, ExportOptions, TRAILER_LEN};
 pub use reader::{BboltError, BboltFile, split_trailer};

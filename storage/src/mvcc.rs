@@ -41,7 +41,7 @@ mod model;
 #[cfg(test)]
 mod model_tests;
 
-pub use base::{Base, BaseError, MemBase, Rows};
+pub use base::{Base, BaseError, MemBase, Row, Rows};
 pub use block::{AppliedState, Block, Change};
 pub use commit::{CommitBatch, CommitOp, CommitOps};
 pub use compact::CompactProgress;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     buckets::Bucket,
-    mvcc::{Base, BaseError, Rows},
+    mvcc::{Base, BaseError, Row, Rows},
 };
 
 /// Deepest tree followed; a deeper one is a loop.
@@ -342,7 +342,7 @@ impl<'a> Walk<'a> {
 }
 
 impl<'a> Rows<'a> for Walk<'a> {
-    fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, BaseError> {
+    fn next(&mut self) -> Result<Option<Row<'a>>, BaseError> {
         // Buckets nest in bbolt, but etcd has none below the top.
         while let Some(element) = self.next_element()? {
             if !element.is_bucket {

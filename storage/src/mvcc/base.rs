@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use crate::buckets::Bucket;
+use crate::{
+    buckets::Bucket,
+    tree::{Cursor, Root, TreeError},
+};
 
 /// A read of the tree failed: damage or a local fault. The message says which file and where.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -18,10 +21,45 @@ pub trait Base: Send + Sync {
     fn scan<'a>(&'a self, bucket: Bucket, from: &[u8]) -> Result<Box<dyn Rows<'a> + 'a>, BaseError>;
 }
 
+/// A row: key and value.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
+
 /// A walk over rows in key order.
 pub trait Rows<'a> {
     /// The next row, nothing at the end.
-    fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, BaseError>;
+    fn next(&mut self) -> Result<Option<Row<'a>>, BaseError>;
+}
+
+impl From<TreeError> for BaseError {
+    fn from(error: TreeError) -> BaseError {
+        BaseError(Arc::new(error))
+    }
+}
+
+impl Base for Root {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, BaseError> {
+        Ok(Root::get(self, bucket.id(), key)?)
+    }
+
+    fn scan<'a>(&'a self, bucket: Bucket, from: &[u8]) -> Result<Box<dyn Rows<'a> + 'a>, BaseError> {
+        let mut cursor = self.cursor(bucket.id());
+        let ahead = cursor.seek(from)?;
+        Ok(Box::new(RootRows { cursor, ahead }))
+    }
+}
+
+struct RootRows<'a> {
+    cursor: Cursor<'a>,
+    /// The next row, nothing once the end was met.
+    ahead: Option<Row<'a>>,
+}
+
+impl<'a> Rows<'a> for RootRows<'a> {
+    fn next(&mut self) -> Result<Option<Row<'a>>, BaseError> {
+        let Some(row) = self.ahead else { return Ok(None) };
+        self.ahead = self.cursor.next()?;
+        Ok(Some(row))
+    }
 }
 
 /// A [`Base`] in memory: an empty start, a test double, the content of an imported file.
@@ -59,7 +97,7 @@ struct MemRows<'a> {
 }
 
 impl<'a> Rows<'a> for MemRows<'a> {
-    fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, BaseError> {
+    fn next(&mut self) -> Result<Option<Row<'a>>, BaseError> {
         let row = self.rows.next().filter(|((bucket, _), _)| *bucket == self.bucket);
         Ok(row.map(|((_, key), value)| (key.as_slice(), value.as_slice())))
     }

@@ -40,6 +40,13 @@ impl HashKv {
         }
     }
 
+    /// What etcd computes while it compacts at `revision`; a tombstone just there counts among what is kept.
+    pub(super) fn of_compaction(view: StoreView, revision: i64) -> HashKv {
+        let mut job = HashKv::new(view, revision);
+        job.keeps_any |= job.view.index.has_tombstone_at(revision);
+        job
+    }
+
     /// Hashes up to about `budget` bytes more; the answer when done.
     pub fn step(&mut self, budget: usize) -> Result<Option<HashKvResult>, StoreError> {
         let mut rows = self.view.rows(Bucket::Key, &self.next)?;

@@ -305,6 +305,18 @@ impl Index {
         end.saturating_sub(self.map.rank(interval.key))
     }
 
+    /// Whether a key was deleted at exactly `main` and that is its last change at or below it. Walks the keys.
+    pub fn has_tombstone_at(&self, main: i64) -> bool {
+        self.map.iter_from(b"").any(|entry| {
+            let last = if entry.head.main <= main {
+                Some(entry.head)
+            } else {
+                entry.older.last_at(main)
+            };
+            last.is_some_and(|rev| rev.main == main && rev.is_tombstone())
+        })
+    }
+
     /// Every key that exists now and has a lease.
     pub fn leased(&self) -> impl Iterator<Item = (&[u8], i64)> {
         let with_lease = |entry: &&Entry| entry.lease != 0;

@@ -36,7 +36,7 @@ fn scale() -> u64 {
 fn some_key(rng: &mut Rng, keys: u64) -> Vec<u8> {
     let n = rng.below(keys);
     // Some keys are longer than a compact key holds inline.
-    let name = if n % 5 == 0 {
+    let name = if n.is_multiple_of(5) {
         format!("a-rather-long-prefix/of-a-key/{n:05}")
     } else {
         format!("k{n:05}")

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    Change, RowKey, Rows, StoreError, StoreView,
+    Change, Row, RowKey, Rows, StoreError, StoreView,
     overlay::{Patch, Patches},
 };
 use crate::buckets::Bucket;
@@ -33,7 +33,7 @@ pub type ViewRow<'v> = (RowName<'v>, &'v [u8]);
 pub struct ViewRows<'v> {
     view: &'v StoreView,
     stored: Box<dyn Rows<'v> + 'v>,
-    next_stored: Option<(&'v [u8], &'v [u8])>,
+    next_stored: Option<Row<'v>>,
     patches: Patches<'v>,
     next_patch: Option<&'v Patch>,
     buffered: Box<dyn Iterator<Item = Change<'v>> + 'v>,

@@ -132,6 +132,21 @@ impl StoreView {
         Ok(HashKv::new(self.clone(), revision))
     }
 
+    /// Starts the hash that etcd computes while it compacts at `revision`. etcd keeps the ten newest of them, answers
+    /// `HashKV` at exactly these revisions with them, and compares them between members.
+    ///
+    /// Order: on a view from just before [`Store::compact`](super::Store::compact).
+    ///
+    /// Errors: [`StoreError::Compacted`], [`StoreError::FutureRevision`].
+    pub fn compaction_hash(&self, revision: i64) -> Result<HashKv, StoreError> {
+        let revision = if revision == 0 {
+            0
+        } else {
+            self.check(revision, self.compact_revision)?
+        };
+        Ok(HashKv::of_compaction(self.clone(), revision))
+    }
+
     /// Starts `Hash` over all buckets. The job holds this view until it is done.
     pub fn hash_all(&self) -> HashAll {
         HashAll::new(self.clone())
