@@ -1,8 +1,27 @@
 //! HTTP/2 (RFC 9113) and HPACK (RFC 7541) as a codec without I/O, for both roles.
 
-mod limits;
+//!
+//! `bytes ─► Connection::receive ─► events to a Handler` and `Connection::send_* ─► pending_output ─► bytes`. The gRPC layer is the one
+//! user; it is given the events while the connection is in the state they left it in, so there is no queue between the two.
+//! Time comes in as an argument; nothing here reads a clock or touches a socket.
 
+mod connection;
+mod fields;
+mod frame;
+mod hpack;
+pub mod limits;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use connection::{Connection, Data, Event, Handler, Role};
+/// Largest payload of a frame, in both directions.
+pub(crate) const FRAME_PAYLOAD_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
+pub use hpack::Headers;
+pub(crate) use hpack::{BlockMemo, Indexing};
 pub use limits::Limits;
+pub(crate) use stream::Slot;
 
 /// The number of a stream, as on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,14 +75,10 @@ pub enum CloseReason {
         /// What was wrong.
         detail: &'static str,
     },
+    /// The socket was closed or broke.
+    #[error("the connection was lost")]
+    Disconnected,
     /// The peer did not answer a keepalive ping in time.
     #[error("the peer did not answer a keepalive ping in time")]
     KeepaliveTimeout,
-}
-
-/// A decoded list of header fields.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers {
-    bytes: Vec<u8>,
-    fields: Vec<(u32, u32)>,
 }
