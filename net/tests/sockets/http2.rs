@@ -161,39 +161,33 @@ fn a_client_that_asks_and_never_reads_is_not_read_from_without_end() {
     };
     let server = TestServer::start_with(1, limits, 10);
     let mut client = Client::dial(&server);
+    // One call in peace, which brings the server's settings and window; from then on it reads nothing.
+    let call = client.call("/test/echo", b"hello");
+    client.finish(call);
     client.socket.set_nonblocking(true).unwrap();
     let message = vec![b'm'; 4000];
-    let (mut sent, mut blocked_since) = (0_usize, None::<Instant>);
-    // Write until the server has not taken a byte for half a second.
-    while blocked_since.is_none_or(|since| since.elapsed() < Duration::from_millis(500)) {
-        if client.wire.pending_output().len() < 64 << 10
-            && let Some(stream) = client.wire.start_call("/test/echo", &[])
-        {
+    let (mut sent, mut still_since, mut last) = (0_usize, Instant::now(), None);
+    // Ask until the server has not taken a byte for half a second, neither by the socket nor by flow control.
+    while still_since.elapsed() < Duration::from_millis(500) {
+        let taken = last.is_none_or(|stream| client.wire.queued(stream) == 0);
+        if taken && let Some(stream) = client.wire.start_call("/test/echo", &[]) {
             client
                 .wire
                 .send_last_message(stream, message.len(), |out| out.extend_from_slice(&message));
+            last = Some(stream);
         }
         match client.socket.write(client.wire.pending_output()) {
-            Ok(0) => {}
-            Ok(n) => {
+            Ok(n) if n > 0 => {
                 client.wire.advance_output(n);
                 sent += n;
-                blocked_since = None;
+                still_since = Instant::now();
                 assert!(
                     sent < 64 << 20,
                     "the server takes requests without end from a client that never reads"
                 );
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                blocked_since.get_or_insert_with(Instant::now);
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => panic!("{error}"),
-        }
-        if client.wire.pending_output().is_empty() {
-            // Flow control stopped the client before the socket did: as good.
-            blocked_since.get_or_insert_with(Instant::now);
-            thread::sleep(Duration::from_millis(5));
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+            _ => thread::sleep(Duration::from_millis(5)),
         }
     }
     println!("stopped after {sent} bytes");
@@ -220,7 +214,7 @@ fn a_shutdown_says_goaway_waits_for_open_calls_and_cuts_them_after_the_grace() {
     });
     let mut told = false;
     while let Some(event) = idle.next() {
-        told |= matches!(event, ClientEvent::GoAway { .. });
+        told |= matches!(event, ClientEvent::GoAway);
     }
     assert!(told, "an idle client is told before the close");
     while busy.next().is_some() {}
