@@ -1,6 +1,7 @@
 //! etcore: an etcd v3 server in one Rust binary. `docs/ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod bell;
 pub mod config;
 pub mod latest;
 pub mod logging;

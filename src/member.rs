@@ -28,20 +28,20 @@ use std::{
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use net::pb::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, RequestHeader};
+use net::pb::etcdserverpb::{
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, RequestHeader,
+};
 use prost::Message as _;
 use raft::RawNode;
 use storage::mvcc::{AppliedState, Store};
 
 pub use apply::{CORRUPT, Fault, NOSPACE};
-pub use compare::{KeyFacts, holds, needs_value};
 pub use boot::{BootError, MemberOptions};
+pub use commit::CommitPolicy;
+pub use compare::{KeyFacts, holds, needs_value};
 pub use engine::{Engine, Outputs};
 pub use error::Refusal;
-pub use commit::CommitPolicy;
-pub use event::{
-    Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome,
-};
+pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use view::{Published, View};
@@ -131,12 +131,17 @@ impl Member {
                 if self.proposals.len() >= WAITING_MAX {
                     return refuse(self, Refusal::TooManyRequests);
                 }
-                self.proposals.insert(id, (shard, self.now_ns + self.options.request_timeout_ns));
+                self.proposals
+                    .insert(id, (shard, self.now_ns + self.options.request_timeout_ns));
                 self.batch.push(data);
                 self.batch_ids.push(id);
             }
             Request::ReadBarrier => self.wait_for_round(WaitingRead { shard, id, renew: None }),
-            Request::LeaseRenew { lease } => self.wait_for_round(WaitingRead { shard, id, renew: Some(lease) }),
+            Request::LeaseRenew { lease } => self.wait_for_round(WaitingRead {
+                shard,
+                id,
+                renew: Some(lease),
+            }),
             Request::LeaseInfo { lease, keys } => {
                 let info = self.lessor.info(lease, keys, self.now_ns);
                 self.answer(shard, id, Ok(Outcome::LeaseInfo(info)));
@@ -167,7 +172,10 @@ impl Member {
         } else if target == self.options.member_id {
             Ok(Outcome::Done)
         } else {
-            self.raft.transfer_leader(target).map(|()| Outcome::Done).map_err(|_| Refusal::BadTransferee)
+            self.raft
+                .transfer_leader(target)
+                .map(|()| Outcome::Done)
+                .map_err(|_| Refusal::BadTransferee)
         };
         self.answer(shard, id, result);
     }
@@ -203,7 +211,12 @@ impl Member {
         let context = self.next_context;
         self.next_context += 1;
         let waiting = std::mem::take(&mut self.reads);
-        let round = ReadRound { context, started_ns: self.now_ns, index: None, waiting };
+        let round = ReadRound {
+            context,
+            started_ns: self.now_ns,
+            index: None,
+            waiting,
+        };
         // Without a leader the round is tried again at the retry time, until the requests time out.
         let _ = self.raft.read_index(context);
         self.rounds.push_back(round);
@@ -289,7 +302,11 @@ impl Member {
                 self.answer(shard, id, Err(Refusal::Timeout));
             }
         }
-        while self.rounds.front().is_some_and(|round| round.started_ns + timeout <= now) {
+        while self
+            .rounds
+            .front()
+            .is_some_and(|round| round.started_ns + timeout <= now)
+        {
             let round = self.rounds.pop_front().expect("just seen");
             self.metrics.failed_reads.add(1);
             for read in round.waiting {
@@ -297,7 +314,9 @@ impl Member {
             }
         }
         let stuck = self.rounds.back().is_some_and(|round| {
-            round.index.is_none() && (now - round.started_ns) % READ_RETRY_NS < self.options.tick_ns && round.started_ns < now
+            round.index.is_none()
+                && (now - round.started_ns) % READ_RETRY_NS < self.options.tick_ns
+                && round.started_ns < now
         });
         if stuck {
             self.metrics.slow_reads.add(1);
@@ -313,12 +332,20 @@ impl Member {
         let expired = self.lessor.expired(self.now_ns, REVOKE_BATCH_MAX);
         if !expired.is_empty() {
             self.metrics.leases_expired.add(expired.len() as u64);
-            let batch = LeaseRevokeBatchRequest { term: self.raft.term(), ids: expired };
-            self.propose_own(InternalRaftRequest { lease_revoke_batch: Some(batch), ..Default::default() });
+            let batch = LeaseRevokeBatchRequest {
+                term: self.raft.term(),
+                ids: expired,
+            };
+            self.propose_own(InternalRaftRequest {
+                lease_revoke_batch: Some(batch),
+                ..Default::default()
+            });
         }
         if self.now_ns >= self.next_checkpoint_ns {
             self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
-            let left = self.lessor.checkpoints(self.now_ns, CHECKPOINT_TTL_ABOVE, REVOKE_BATCH_MAX);
+            let left = self
+                .lessor
+                .checkpoints(self.now_ns, CHECKPOINT_TTL_ABOVE, REVOKE_BATCH_MAX);
             if !left.is_empty() {
                 self.propose_checkpoints(left);
             }
@@ -329,13 +356,19 @@ impl Member {
         let one = |(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl };
         let checkpoints = left.into_iter().map(one).collect();
         let request = LeaseCheckpointRequest { checkpoints };
-        self.propose_own(InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() });
+        self.propose_own(InternalRaftRequest {
+            lease_checkpoint: Some(request),
+            ..Default::default()
+        });
     }
 
     /// Proposes a request of the member itself, for which nobody waits.
     fn propose_own(&mut self, mut request: InternalRaftRequest) {
         self.next_own_id += 1;
-        request.header = Some(RequestHeader { id: self.next_own_id, ..Default::default() });
+        request.header = Some(RequestHeader {
+            id: self.next_own_id,
+            ..Default::default()
+        });
         if let Err(error) = self.raft.propose(request.encode_to_vec().into()) {
             tracing::debug!(%error, "own proposal dropped, tried again later");
         }
@@ -347,7 +380,11 @@ impl Member {
         if state.leader_id != self.published_leader {
             if state.leader_id != 0 {
                 self.metrics.leader_changes.add(1);
-                tracing::info!(leader = format!("{:x}", state.leader_id), term = self.raft.term(), "leader elected");
+                tracing::info!(
+                    leader = format!("{:x}", state.leader_id),
+                    term = self.raft.term(),
+                    "leader elected"
+                );
             }
             self.published_leader = state.leader_id;
         }
@@ -372,12 +409,20 @@ impl Member {
                 member_id: self.options.member_id,
                 member_attributes: Some(attributes),
             };
-            self.propose_own(InternalRaftRequest { cluster_member_attr_set: Some(request), ..Default::default() });
+            self.propose_own(InternalRaftRequest {
+                cluster_member_attr_set: Some(request),
+                ..Default::default()
+            });
         }
         let version = crate::version::CLUSTER_VERSION;
         if self.members.cluster_version.as_deref() != Some(version) {
-            let request = net::pb::membershippb::ClusterVersionSetRequest { ver: version.to_owned() };
-            self.propose_own(InternalRaftRequest { cluster_version_set: Some(request), ..Default::default() });
+            let request = net::pb::membershippb::ClusterVersionSetRequest {
+                ver: version.to_owned(),
+            };
+            self.propose_own(InternalRaftRequest {
+                cluster_version_set: Some(request),
+                ..Default::default()
+            });
         }
     }
 
@@ -389,7 +434,9 @@ impl Member {
         metrics.has_leader.set(u64::from(self.published_leader != 0));
         metrics.is_leader.set(u64::from(self.was_leader));
         metrics.current_revision.set(self.store.revision() as u64);
-        metrics.compact_revision.set(self.store.compact_revision().max(0) as u64);
+        metrics
+            .compact_revision
+            .set(self.store.compact_revision().max(0) as u64);
         metrics.keys.set(self.store.stats().live_keys);
     }
 }

@@ -44,7 +44,12 @@ impl<const N: usize> Histogram<N> {
     /// Buckets `first_ns, 2 first_ns, ...`.
     pub fn new(first_ns: u64) -> Self {
         let counts = std::array::from_fn(|_| Counter::default());
-        Histogram { first_ns, counts, over: Counter::default(), sum_ns: Counter::default() }
+        Histogram {
+            first_ns,
+            counts,
+            over: Counter::default(),
+            sum_ns: Counter::default(),
+        }
     }
 
     /// Counts one duration.

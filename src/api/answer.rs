@@ -27,7 +27,10 @@ const COUNT_FIELD: u32 = 4;
 /// The query of a request at a revision (0: now); without a limit where the result must be read whole first.
 pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery<'_> {
     RangeQuery {
-        interval: Interval { key: &request.key, range_end: &request.range_end },
+        interval: Interval {
+            key: &request.key,
+            range_end: &request.range_end,
+        },
         revision,
         limit: if needs_all(request) { 0 } else { request.limit },
         count_only: request.count_only,
@@ -46,16 +49,25 @@ pub fn needs_all(request: &RangeRequest) -> bool {
 
 /// Whether revisions are filtered.
 pub fn is_filtered(request: &RangeRequest) -> bool {
-    [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision]
-        .iter()
-        .any(|bound| *bound != 0)
+    [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ]
+    .iter()
+    .any(|bound| *bound != 0)
 }
 
 /// Whether an item passes the filters.
 pub fn passes(request: &RangeRequest, kv: &Kv<'_>) -> bool {
     let inside = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
     inside(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
-        && inside(kv.create_revision, request.min_create_revision, request.max_create_revision)
+        && inside(
+            kv.create_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        )
 }
 
 /// Writes the header field of a response.
@@ -166,13 +178,12 @@ fn pair(view: &StoreView, rev: Rev) -> Result<Option<KeyValue>, StoreError> {
 }
 
 /// The answer to a put.
-pub fn put(
-    view: &StoreView,
-    header: ResponseHeader,
-    prev: Option<Rev>,
-) -> Result<PutResponse, StoreError> {
+pub fn put(view: &StoreView, header: ResponseHeader, prev: Option<Rev>) -> Result<PutResponse, StoreError> {
     let prev_kv = prev.map(|rev| pair(view, rev)).transpose()?.flatten();
-    Ok(PutResponse { header: Some(header), prev_kv })
+    Ok(PutResponse {
+        header: Some(header),
+        prev_kv,
+    })
 }
 
 /// The answer to a delete.
@@ -188,7 +199,11 @@ pub fn delete_range(
             prev_kvs.extend(pair(view, *rev)?);
         }
     }
-    Ok(DeleteRangeResponse { header: Some(header), deleted: deleted.prevs.len() as i64, prev_kvs })
+    Ok(DeleteRangeResponse {
+        header: Some(header),
+        deleted: deleted.prevs.len() as i64,
+        prev_kvs,
+    })
 }
 
 /// The answer to a transaction, its ranges read from the view as they were at their place in it.
@@ -198,17 +213,30 @@ pub fn txn(
     request: &TxnRequest,
     outcome: &TxnOutcome,
 ) -> Result<TxnResponse, StoreError> {
-    let ops = if outcome.succeeded { &request.success } else { &request.failure };
+    let ops = if outcome.succeeded {
+        &request.success
+    } else {
+        &request.failure
+    };
     let mut responses = Vec::with_capacity(ops.len());
     for (op, result) in ops.iter().zip(&outcome.results) {
-        responses.push(ResponseOp { response: Some(op_answer(view, op, result)?) });
+        responses.push(ResponseOp {
+            response: Some(op_answer(view, op, result)?),
+        });
     }
-    Ok(TxnResponse { header: Some(header), succeeded: outcome.succeeded, responses })
+    Ok(TxnResponse {
+        header: Some(header),
+        succeeded: outcome.succeeded,
+        responses,
+    })
 }
 
 /// Inner headers carry the revision alone; that of a nested transaction is empty (behaviours 6).
 fn op_answer(view: &StoreView, op: &RequestOp, result: &OpOutcome) -> Result<Response, StoreError> {
-    let inner = |revision: i64| ResponseHeader { revision, ..ResponseHeader::default() };
+    let inner = |revision: i64| ResponseHeader {
+        revision,
+        ..ResponseHeader::default()
+    };
     Ok(match (&op.request, result) {
         (Some(Op::RequestRange(range)), OpOutcome::Range { bound, revision }) => {
             Response::ResponseRange(inner_range(view, range, *bound, inner(*revision))?)
@@ -252,8 +280,20 @@ pub fn read_only_txn(
     succeeded: bool,
 ) -> Result<TxnResponse, StoreError> {
     let revision = view.revision();
-    let bound = Rev { main: revision + 1, sub: 0 };
+    let bound = Rev {
+        main: revision + 1,
+        sub: 0,
+    };
     let ops = if succeeded { &request.success } else { &request.failure };
     let results = ops.iter().map(|_| OpOutcome::Range { bound, revision }).collect();
-    txn(view, header, request, &TxnOutcome { revision, succeeded, results })
+    txn(
+        view,
+        header,
+        request,
+        &TxnOutcome {
+            revision,
+            succeeded,
+            results,
+        },
+    )
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use net::{grpc::{Code, Status}, pb::etcdserverpb::{
-    AlarmMember, AlarmResponse, CompactionResponse, DefragmentResponse, LeaseGrantResponse, LeaseLeasesResponse,
-    LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveResponse, MoveLeaderResponse, RangeRequest, TxnRequest,
-}};
+use net::{
+    grpc::{Code, Status},
+    pb::etcdserverpb::{
+        AlarmMember, AlarmResponse, CompactionResponse, DefragmentResponse, LeaseGrantResponse, LeaseLeasesResponse,
+        LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveResponse, MoveLeaderResponse, RangeRequest, TxnRequest,
+    },
+};
 use storage::mvcc::StoreError;
 
 use super::{
-    Api, FromCore,
-    answer,
+    Api, FromCore, answer,
     jobs::Job,
     shard::{CallKey, CallState, Wires},
     status::{self, Failure},
@@ -29,7 +31,11 @@ pub(super) enum Pending {
     /// A transaction.
     Txn { key: CallKey, request: Box<TxnRequest> },
     /// A compaction; `physical`: answered once the revisions are gone.
-    Compact { key: CallKey, physical: bool, revision: i64 },
+    Compact {
+        key: CallKey,
+        physical: bool,
+        revision: i64,
+    },
     /// The rest of a physical compaction.
     Compacted { key: CallKey },
     /// A renewal on a keepalive stream.
@@ -116,7 +122,13 @@ impl Api {
                     if let Some(first) = block.first_revision() {
                         let events = super::past::events(block);
                         let last = block.revision();
-                        self.hub.consume(events, first, last, &past, &mut super::kv::HubSink(wires, &self.setup.metrics));
+                        self.hub.consume(
+                            events,
+                            first,
+                            last,
+                            &past,
+                            &mut super::kv::HubSink(wires, &self.setup.metrics),
+                        );
                     }
                 }
                 self.wake_jobs |= self.hub.has_work();
@@ -134,17 +146,12 @@ impl Api {
     }
 
     fn on_reply(&mut self, view: &Arc<View>, reply: Reply, wires: &dyn Wires) {
-        let Some(pending) = self.pending.remove(&reply.id) else { return };
+        let Some(pending) = self.pending.remove(&reply.id) else {
+            return;
+        };
         match reply.result {
             Err(refusal) => self.refused(pending, refusal, wires),
             Ok(outcome) => self.settled(view, pending, outcome, wires),
-        }
-    }
-
-    /// Fails what waits under an id.
-    pub(super) fn fail_pending(&mut self, id: RequestId, failure: Failure, wires: &dyn Wires) {
-        if let Some(pending) = self.pending.remove(&id) {
-            self.fail_waiting(pending, failure, wires);
         }
     }
 
@@ -197,7 +204,14 @@ impl Api {
                 let answer = answer::txn(store, header, &request, &outcome);
                 self.reply_or_stop(key, answer, wires);
             }
-            (Pending::Compact { key, physical: true, revision }, Outcome::Compact { .. }) => {
+            (
+                Pending::Compact {
+                    key,
+                    physical: true,
+                    revision,
+                },
+                Outcome::Compact { .. },
+            ) => {
                 self.ask(Request::CompactionDone { revision }, Pending::Compacted { key });
             }
             (Pending::Compact { key, .. }, Outcome::Compact { revision }) => {
@@ -237,7 +251,16 @@ impl Api {
         match outcome {
             Outcome::LeaseGrant { lease, ttl, revision } => {
                 let header = header(self, revision);
-                self.reply_to(key, &LeaseGrantResponse { header, id: lease, ttl, error: String::new() }, wires);
+                self.reply_to(
+                    key,
+                    &LeaseGrantResponse {
+                        header,
+                        id: lease,
+                        ttl,
+                        error: String::new(),
+                    },
+                    wires,
+                );
             }
             Outcome::LeaseRevoke { revision } => {
                 let header = header(self, revision);
@@ -254,7 +277,12 @@ impl Api {
                 let alarms = alarms.into_iter().map(one).collect();
                 self.reply_to(key, &AlarmResponse { header, alarms }, wires);
             }
-            Outcome::Done => match self.conns.get(&key.0).and_then(|calls| calls.get(&key.1)).map(|call| call.method) {
+            Outcome::Done => match self
+                .conns
+                .get(&key.0)
+                .and_then(|calls| calls.get(&key.1))
+                .map(|call| call.method)
+            {
                 Some(super::Method::MoveLeader) => self.reply_to(key, &MoveLeaderResponse { header: None }, wires),
                 _ => self.reply_to(key, &DefragmentResponse { header: None }, wires),
             },

@@ -72,7 +72,11 @@ impl Verdict {
 
 impl Page {
     fn new(status: u16, content_type: &'static str, body: impl Into<String>) -> Page {
-        Page { status, content_type, body: body.into() }
+        Page {
+            status,
+            content_type,
+            body: body.into(),
+        }
     }
 
     fn not_found() -> Page {
@@ -86,11 +90,21 @@ impl Api {
         if request.method == HttpMethod::OPTIONS {
             let mut headers = HeaderMap::new();
             allow_origin(&mut headers);
-            return Http1Reply::Now(Http1Answer { status: StatusCode::OK, headers, body: "".into() });
+            return Http1Reply::Now(Http1Answer {
+                status: StatusCode::OK,
+                headers,
+                body: "".into(),
+            });
         }
-        let metrics_only = self.setup.metrics_tags.contains(&request.conn.tag);
+        let metrics_only = request.conn.tag == self.setup.metrics_tag;
+        if request.conn.tag == self.setup.peer_tag {
+            return Http1Reply::Now(answer(self.peer_page(request.uri.path())));
+        }
         let get = request.method == HttpMethod::GET || request.method == HttpMethod::HEAD;
-        let (path, query) = (request.uri.path().to_owned(), request.uri.query().unwrap_or("").to_owned());
+        let (path, query) = (
+            request.uri.path().to_owned(),
+            request.uri.query().unwrap_or("").to_owned(),
+        );
         match self.route(get, &path, &query, metrics_only) {
             Route::Page(page) => Http1Reply::Now(answer(page)),
             Route::Checked(then) => {
@@ -112,10 +126,45 @@ impl Api {
             Route::Page(page) => page,
             Route::Checked(then) => {
                 let leader = self.view().leader;
-                then(if leader == 0 { Err(super::status::NO_LEADER) } else { Ok(()) })
+                then(if leader == 0 {
+                    Err(super::status::NO_LEADER)
+                } else {
+                    Ok(())
+                })
             }
         };
-        wire.respond_http(key.1, page.status, &[("content-type", page.content_type)], page.body.as_bytes());
+        wire.respond_http(
+            key.1,
+            page.status,
+            &[("content-type", page.content_type)],
+            page.body.as_bytes(),
+        );
+    }
+
+    /// What other members and tools ask of the peer port over HTTP.
+    fn peer_page(&mut self, path: &str) -> Page {
+        match path {
+            "/version" => self.version_page(),
+            "/members" => {
+                let view = self.view();
+                let members: Vec<_> = view.members.members.values().collect();
+                let body = serde_json::to_string(&members).expect("members are plain data");
+                Page::new(200, "application/json", body + "\n")
+            }
+            _ => Page::not_found(),
+        }
+    }
+
+    fn version_page(&mut self) -> Page {
+        let cluster = self
+            .view()
+            .members
+            .cluster_version
+            .clone()
+            .unwrap_or_else(|| "not_decided".into());
+        let body =
+            format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{STORAGE_VERSION}"}}"#);
+        Page::new(200, "application/json", body)
     }
 
     fn route(&mut self, get: bool, path: &str, query: &str, metrics_only: bool) -> Route {
@@ -134,13 +183,7 @@ impl Api {
                 let body = self.metrics_page();
                 Route::Page(Page::new(200, "text/plain; version=0.0.4; charset=utf-8", body))
             }
-            "/version" => {
-                let cluster = self.view().members.cluster_version.clone().unwrap_or_else(|| "not_decided".into());
-                let body = format!(
-                    r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{STORAGE_VERSION}"}}"#
-                );
-                Route::Page(Page::new(200, "application/json", body))
-            }
+            "/version" => Route::Page(self.version_page()),
             "/health" => self.health(query),
             path => self.checks(path, query),
         }
@@ -150,7 +193,11 @@ impl Api {
         let view = self.view();
         let excluded = values(query, "exclude");
         let serializable = values(query, "serializable").iter().any(|value| value == "true");
-        let alarm = view.alarms.iter().map(|(_, kind)| alarm_name(*kind)).find(|name| !excluded.iter().any(|e| e == name));
+        let alarm = view
+            .alarms
+            .iter()
+            .map(|(_, kind)| alarm_name(*kind))
+            .find(|name| !excluded.iter().any(|e| e == name));
         let reason = match alarm {
             Some(name) => Some(format!("ALARM {name}")),
             None if !serializable && view.leader == 0 => Some("RAFT NO LEADER".to_owned()),
@@ -159,7 +206,11 @@ impl Api {
         let metrics = self.setup.metrics.clone();
         let verdict = move |reason: Option<String>| {
             let healthy = reason.is_none();
-            let counter = if healthy { &metrics.health_success } else { &metrics.health_failures };
+            let counter = if healthy {
+                &metrics.health_success
+            } else {
+                &metrics.health_failures
+            };
             counter.add(1);
             let body = format!(r#"{{"health":"{healthy}","reason":"{}"}}"#, reason.unwrap_or_default());
             // Go's http.Error ends the text of a failure with a line feed.
@@ -169,16 +220,25 @@ impl Api {
         if reason.is_some() || serializable {
             return Route::Page(verdict(reason));
         }
-        Route::Checked(Box::new(move |result| verdict(result.err().map(|e| format!("RANGE ERROR:{}", e.text)))))
+        Route::Checked(Box::new(move |result| {
+            verdict(result.err().map(|e| format!("RANGE ERROR:{}", e.text)))
+        }))
     }
 
     /// `/livez`, `/readyz` and their parts.
     fn checks(&mut self, path: &str, query: &str) -> Route {
         let view = self.view();
-        let (kind, one) = path[1..].split_once('/').map_or((&path[1..], None), |(kind, one)| (kind, Some(one)));
+        let (kind, one) = path[1..]
+            .split_once('/')
+            .map_or((&path[1..], None), |(kind, one)| (kind, Some(one)));
         let all: &[&'static str] = match kind {
             "livez" => &["serializable_read"],
-            _ => &["data_corruption", "linearizable_read", "non_learner", "serializable_read"],
+            _ => &[
+                "data_corruption",
+                "linearizable_read",
+                "non_learner",
+                "serializable_read",
+            ],
         };
         let excluded = values(query, "exclude");
         let chosen: Vec<&'static str> = match one {
@@ -186,13 +246,23 @@ impl Api {
                 Some(name) => vec![*name],
                 None => return Route::Page(Page::not_found()),
             },
-            None => all.iter().copied().filter(|name| !excluded.iter().any(|e| e == name)).collect(),
+            None => all
+                .iter()
+                .copied()
+                .filter(|name| !excluded.iter().any(|e| e == name))
+                .collect(),
         };
-        let verbose = query.split('&').any(|part| part == "verbose" || part.starts_with("verbose="));
+        let verbose = query
+            .split('&')
+            .any(|part| part == "verbose" || part.starts_with("verbose="));
         let kind = kind.to_owned();
         let remote = chosen.contains(&"linearizable_read");
         let finish = move |result: Result<(), Failure>| checks_page(&kind, &chosen, verbose, &view, result);
-        if remote { Route::Checked(Box::new(finish)) } else { Route::Page(finish(Ok(()))) }
+        if remote {
+            Route::Checked(Box::new(finish))
+        } else {
+            Route::Page(finish(Ok(())))
+        }
     }
 }
 
@@ -237,14 +307,21 @@ fn alarm_name(kind: i32) -> &'static str {
 /// The values of a query parameter.
 fn values(query: &str, name: &str) -> Vec<String> {
     let pair = |part: &str| part.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()));
-    query.split('&').filter_map(pair).filter(|(n, _)| n == name).map(|(_, value)| value).collect()
+    query
+        .split('&')
+        .filter_map(pair)
+        .filter(|(n, _)| n == name)
+        .map(|(_, value)| value)
+        .collect()
 }
 
 fn answer(page: Page) -> Http1Answer {
     let status = StatusCode::from_u16(page.status).expect("the statuses here are valid");
     let mut answer = Http1Answer::typed(status, page.content_type, page.body);
     if page.status >= 400 || page.content_type == TEXT {
-        answer.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+            .headers
+            .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     allow_origin(&mut answer.headers);
     answer

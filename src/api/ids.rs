@@ -21,7 +21,11 @@ impl RequestIds {
     pub fn new(member_id: u64, unix_ms: u64, index: u64, shards: u64) -> Self {
         let suffix = (unix_ms << 8) % OWN_BIT;
         let first = suffix - suffix % shards + index;
-        RequestIds { prefix: (member_id & 0xffff) << SUFFIX_BITS, suffix: first, step: shards }
+        RequestIds {
+            prefix: (member_id & 0xffff) << SUFFIX_BITS,
+            suffix: first,
+            step: shards,
+        }
     }
 
     /// The next id.

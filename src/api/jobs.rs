@@ -57,8 +57,16 @@ pub(super) struct Job {
 enum Work {
     Range(Box<RangeJob>),
     Stream(Box<StreamJob>),
-    Hash { hash: HashAll, header: View, started_ns: u64 },
-    HashKv { hash: HashKv, header: View, started_ns: u64 },
+    Hash {
+        hash: HashAll,
+        header: View,
+        started_ns: u64,
+    },
+    HashKv {
+        hash: HashKv,
+        header: View,
+        started_ns: u64,
+    },
     Snapshot(Box<SnapshotJob>),
 }
 
@@ -108,11 +116,21 @@ struct SnapshotJob {
 
 impl Walk {
     fn new(request: RangeRequest, view: &View, pins: &Pins) -> Walk {
-        let revision = if request.revision > 0 { request.revision } else { view.revision() };
+        let revision = if request.revision > 0 {
+            request.revision
+        } else {
+            view.revision()
+        };
         // Counting ignores the limit (behaviours 8).
         let cut = request.limit > 0 && !request.count_only && !answer::needs_all(&request);
         let left = if cut { request.limit } else { i64::MAX };
-        Walk { request, revision, after: None, left, _pin: pins.pin(revision) }
+        Walk {
+            request,
+            revision,
+            after: None,
+            left,
+            _pin: pins.pin(revision),
+        }
     }
 
     fn query(&self) -> RangeQuery<'_> {
@@ -125,11 +143,7 @@ impl Walk {
     }
 
     /// Visits the next keys; true at the end.
-    fn slice(
-        &mut self,
-        view: &View,
-        mut visit: impl FnMut(&[u8], &[u8]),
-    ) -> Result<bool, StoreError> {
+    fn slice(&mut self, view: &View, mut visit: impl FnMut(&[u8], &[u8])) -> Result<bool, StoreError> {
         let query = self.query();
         let mut cursor = view.store.range(&query)?;
         let (mut last, mut seen, mut bytes) = (None, 0, 0);
@@ -157,7 +171,11 @@ impl Walk {
 impl Job {
     /// A range whose answer is one message.
     pub fn range(key: CallKey, request: RangeRequest, view: &Arc<View>, pins: &Pins) -> Job {
-        let phase = if answer::needs_all(&request) && !request.count_only { Phase::Gather } else { Phase::Measure };
+        let phase = if answer::needs_all(&request) && !request.count_only {
+            Phase::Gather
+        } else {
+            Phase::Measure
+        };
         let job = RangeJob {
             walk: Walk::new(request, view, pins),
             header_revision: view.revision(),
@@ -167,31 +185,64 @@ impl Job {
             count: 0,
             gathered: Vec::new(),
         };
-        Job { key, work: Work::Range(Box::new(job)) }
+        Job {
+            key,
+            work: Work::Range(Box::new(job)),
+        }
     }
 
     /// A range in chunks.
     pub fn range_stream(key: CallKey, request: RangeRequest, view: &Arc<View>, pins: &Pins) -> Job {
         let walk = Walk::new(request, view, pins);
-        Job { key, work: Work::Stream(Box::new(StreamJob { walk, header_revision: view.revision(), sent: 0 })) }
+        Job {
+            key,
+            work: Work::Stream(Box::new(StreamJob {
+                walk,
+                header_revision: view.revision(),
+                sent: 0,
+            })),
+        }
     }
 
     /// A hash over everything.
     pub fn hash(key: CallKey, view: &Arc<View>, started_ns: u64) -> Job {
-        Job { key, work: Work::Hash { hash: view.store.hash_all(), header: (**view).clone(), started_ns } }
+        Job {
+            key,
+            work: Work::Hash {
+                hash: view.store.hash_all(),
+                header: (**view).clone(),
+                started_ns,
+            },
+        }
     }
 
     /// A hash over the keys at a revision.
     pub fn hash_kv(key: CallKey, view: &Arc<View>, revision: i64, started_ns: u64) -> Result<Job, StoreError> {
         let hash = view.store.hash_kv(revision)?;
-        Ok(Job { key, work: Work::HashKv { hash, header: (**view).clone(), started_ns } })
+        Ok(Job {
+            key,
+            work: Work::HashKv {
+                hash,
+                header: (**view).clone(),
+                started_ns,
+            },
+        })
     }
 
     /// A snapshot in bbolt's format.
     pub fn snapshot(key: CallKey, view: &Arc<View>, started_ns: u64) -> Job {
         let export = Export::new(view.store.clone(), ExportOptions::default());
-        let job = SnapshotJob { export, planned: false, left: 0, rest: BytesMut::new(), started_ns };
-        Job { key, work: Work::Snapshot(Box::new(job)) }
+        let job = SnapshotJob {
+            export,
+            planned: false,
+            left: 0,
+            rest: BytesMut::new(),
+            started_ns,
+        };
+        Job {
+            key,
+            work: Work::Snapshot(Box::new(job)),
+        }
     }
 
     /// The call it answers.
@@ -241,8 +292,16 @@ impl Api {
             let result = match &mut job.work {
                 Work::Range(work) => self.range_slice(key, work, &view, wire),
                 Work::Stream(work) => self.stream_slice(key, work, &view, wire),
-                Work::Hash { hash, header, started_ns } => self.hash_slice(key, hash, header, *started_ns, wire),
-                Work::HashKv { hash, header, started_ns } => self.hash_kv_slice(key, hash, header, *started_ns, wire),
+                Work::Hash {
+                    hash,
+                    header,
+                    started_ns,
+                } => self.hash_slice(key, hash, header, *started_ns, wire),
+                Work::HashKv {
+                    hash,
+                    header,
+                    started_ns,
+                } => self.hash_kv_slice(key, hash, header, *started_ns, wire),
                 Work::Snapshot(work) => self.snapshot_slice(key, work, wire),
             };
             slice = result.unwrap_or_else(|error| {
@@ -293,7 +352,11 @@ impl Api {
         // A range that a limit cut short still tells the count of all.
         let cut = limit > 0 && job.yielded == limit as u64;
         let interval = answer::query(&job.walk.request, 0).interval;
-        job.count = if cut { view.store.count(interval, job.walk.revision)? } else { job.yielded };
+        job.count = if cut {
+            view.store.count(interval, job.walk.revision)?
+        } else {
+            job.yielded
+        };
         let header = self.range_header(job, view);
         let mut head = BytesMut::new();
         answer::put_header(&header, &mut head);
@@ -301,7 +364,8 @@ impl Api {
         answer::put_tail(cut && job.count > job.yielded, job.count, &mut tail);
         let total = head.len() as u64 + job.framed_bytes + tail.len() as u64;
         let Ok(total) = u32::try_from(total) else {
-            let text = format!("the answer of {total} bytes is longer than a message can be; use a limit or RangeStream");
+            let text =
+                format!("the answer of {total} bytes is longer than a message can be; use a limit or RangeStream");
             wire.finish(key.1, &Status::new(Code::ResourceExhausted, text));
             self.end(key, Code::ResourceExhausted);
             return Ok(Slice::Done);
@@ -327,10 +391,15 @@ impl Api {
     ) -> Result<Slice, StoreError> {
         let keys_only = job.walk.request.keys_only;
         let mut piece = BytesMut::with_capacity(SLICE_BYTES + 4096);
-        let over = job.walk.slice(view, |_, encoded| answer::put_kv(encoded, keys_only, &mut piece))?;
+        let over = job
+            .walk
+            .slice(view, |_, encoded| answer::put_kv(encoded, keys_only, &mut piece))?;
         job.framed_bytes -= piece.len() as u64;
         if over {
-            assert_eq!(job.framed_bytes, 0, "both passes over a pinned revision see the same pairs");
+            assert_eq!(
+                job.framed_bytes, 0,
+                "both passes over a pinned revision see the same pairs"
+            );
             answer::put_tail(job.count > job.yielded, job.count, &mut piece);
         }
         wire.write_piece(key.1, &piece);
@@ -432,7 +501,9 @@ impl Api {
         started_ns: u64,
         wire: &mut ServerConn,
     ) -> Result<Slice, StoreError> {
-        let Some(hash) = hash.step(HASH_SLICE)? else { return Ok(Slice::More) };
+        let Some(hash) = hash.step(HASH_SLICE)? else {
+            return Ok(Slice::More);
+        };
         self.setup.metrics.hash.observe_ns((self.setup.clock)() - started_ns);
         let header = Some(self.header(view, view.revision()));
         self.reply(key, &HashResponse { header, hash }, wire);
@@ -447,8 +518,13 @@ impl Api {
         started_ns: u64,
         wire: &mut ServerConn,
     ) -> Result<Slice, StoreError> {
-        let Some(result) = hash.step(HASH_SLICE)? else { return Ok(Slice::More) };
-        self.setup.metrics.hash_rev.observe_ns((self.setup.clock)() - started_ns);
+        let Some(result) = hash.step(HASH_SLICE)? else {
+            return Ok(Slice::More);
+        };
+        self.setup
+            .metrics
+            .hash_rev
+            .observe_ns((self.setup.clock)() - started_ns);
         let answer = HashKvResponse {
             header: Some(self.header(view, view.revision())),
             hash: result.hash,
@@ -479,7 +555,11 @@ impl Api {
         let body_left = |left: u64| left.saturating_sub(TRAILER_BYTES);
         while !job.rest.is_empty() {
             let chunk = SNAPSHOT_CHUNK.min(job.rest.len());
-            let chunk = if body_left(job.left) > 0 { chunk.min(body_left(job.left) as usize) } else { chunk };
+            let chunk = if body_left(job.left) > 0 {
+                chunk.min(body_left(job.left) as usize)
+            } else {
+                chunk
+            };
             if chunk < SNAPSHOT_CHUNK && !over && body_left(job.left) > chunk as u64 {
                 break;
             }
@@ -490,15 +570,25 @@ impl Api {
         if !over {
             return Ok(Slice::More);
         }
-        self.setup.metrics.snapshot.observe_ns((self.setup.clock)() - job.started_ns);
+        self.setup
+            .metrics
+            .snapshot
+            .observe_ns((self.setup.clock)() - job.started_ns);
         self.finish_ok(key, wire);
         Ok(Slice::Done)
     }
 
     fn send_snapshot_chunk(&mut self, key: CallKey, blob: Bytes, remaining_bytes: u64, wire: &mut ServerConn) {
         let version = STORAGE_VERSION.to_owned();
-        let message = SnapshotResponse { header: None, remaining_bytes, blob, version };
-        wire.send_message(key.1, message.encoded_len(), |out| message.encode(out).expect("a BytesMut grows"));
+        let message = SnapshotResponse {
+            header: None,
+            remaining_bytes,
+            blob,
+            version,
+        };
+        wire.send_message(key.1, message.encoded_len(), |out| {
+            message.encode(out).expect("a BytesMut grows")
+        });
         self.setup.metrics.methods[Method::Snapshot.index()].sent.add(1);
     }
 }

@@ -17,8 +17,7 @@ use prost::{
 use storage::mvcc::{Interval, RangeQuery, StoreView};
 
 use super::{
-    Api,
-    answer,
+    Api, answer,
     core::{Pending, Waiting, store_failure},
     jobs::Job,
     shard::{CallKey, Wires, decode, one_wire},
@@ -39,6 +38,9 @@ pub(super) const OVERHEAD_BYTES: usize = 512 * 1024;
 const AT_ONCE_BYTES: u64 = 256 << 10;
 /// Answers of up to this many keys are written in one go.
 const AT_ONCE_KEYS: u64 = 2000;
+
+/// Requests of this shard that wait for the core at once. More are refused.
+const PENDING_MAX: usize = 1 << 17;
 
 /// Fields of `InternalRaftRequest`.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,9 @@ pub(super) fn entry(field: EntryField, message: &[u8], id: RequestId) -> Bytes {
 impl Api {
     /// Proposes an encoded message; `pending` answers it.
     pub(super) fn propose(&mut self, field: EntryField, message: &[u8], pending: Pending) -> Result<(), Failure> {
+        if self.pending.len() >= PENDING_MAX {
+            return Err(status::TOO_MANY_REQUESTS);
+        }
         let id = self.next_id();
         let data = entry(field, message, id);
         if data.len() > self.setup.limits.request_bytes_max {
@@ -89,9 +94,15 @@ impl Api {
             return self.serve_range(&view, key, &request, wire);
         }
         if self.view().is_learner {
-            return Err(Failure { code: net::grpc::Code::FailedPrecondition, text: "etcdserver: rpc not supported for learner" });
+            return Err(Failure {
+                code: net::grpc::Code::FailedPrecondition,
+                text: "etcdserver: rpc not supported for learner",
+            });
         }
-        self.wait_for_round(Waiting::Range { key, request: Box::new(request) })
+        self.wait_for_round(Waiting::Range {
+            key,
+            request: Box::new(request),
+        })
     }
 
     /// Answers a range from a view: at once when it is small, else by a job.
@@ -159,7 +170,10 @@ impl Api {
             self.start_stream(&view, key, Box::new(request), &one_wire(key.0, wire));
             return Ok(());
         }
-        self.wait_for_round(Waiting::RangeStream { key, request: Box::new(request) })
+        self.wait_for_round(Waiting::RangeStream {
+            key,
+            request: Box::new(request),
+        })
     }
 
     pub(super) fn start_stream(
@@ -183,13 +197,27 @@ impl Api {
         let request: PutRequest = decode(message.clone())?;
         validate::put(&request)?;
         self.check_quota(validate::put_cost(&request))?;
-        self.propose(EntryField::Put, &message, Pending::Put { key, prev_kv: request.prev_kv })
+        self.propose(
+            EntryField::Put,
+            &message,
+            Pending::Put {
+                key,
+                prev_kv: request.prev_kv,
+            },
+        )
     }
 
     pub(super) fn delete_range(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let request: DeleteRangeRequest = decode(message.clone())?;
         validate::delete_range(&request)?;
-        self.propose(EntryField::DeleteRange, &message, Pending::DeleteRange { key, prev_kv: request.prev_kv })
+        self.propose(
+            EntryField::DeleteRange,
+            &message,
+            Pending::DeleteRange {
+                key,
+                prev_kv: request.prev_kv,
+            },
+        )
     }
 
     pub(super) fn txn(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
@@ -200,12 +228,22 @@ impl Api {
                 let view = self.view();
                 return self.serve_txn(&view, key, &request, wire);
             }
-            return self.wait_for_round(Waiting::Txn { key, request: Box::new(request) });
+            return self.wait_for_round(Waiting::Txn {
+                key,
+                request: Box::new(request),
+            });
         }
         if validate::has_put(&request) {
             self.check_quota(validate::txn_cost(&request))?;
         }
-        self.propose(EntryField::Txn, &message, Pending::Txn { key, request: Box::new(request) })
+        self.propose(
+            EntryField::Txn,
+            &message,
+            Pending::Txn {
+                key,
+                request: Box::new(request),
+            },
+        )
     }
 
     /// Answers a read-only transaction from a view.
@@ -232,22 +270,35 @@ impl Api {
 
     pub(super) fn compact(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let CompactionRequest { revision, physical } = decode(message.clone())?;
-        self.propose(EntryField::Compaction, &message, Pending::Compact { key, physical, revision })
+        self.propose(
+            EntryField::Compaction,
+            &message,
+            Pending::Compact {
+                key,
+                physical,
+                revision,
+            },
+        )
     }
 
     /// Refuses what the quota has no room for, and raises the alarm.
     ///
     /// Source: limits table (quota rows); etcd `quotaAlarmer`.
     pub(super) fn check_quota(&mut self, cost: u64) -> Result<(), Failure> {
-        let Some(quota) = self.setup.limits.quota_bytes else { return Ok(()) };
+        let Some(quota) = self.setup.limits.quota_bytes else {
+            return Ok(());
+        };
         let view = self.view();
         if view.db_in_use_bytes + cost < quota {
             return Ok(());
         }
         let alarm = (self.setup.member_id, NOSPACE);
         if !view.alarms.contains(&alarm) && !self.pending.values().any(|pending| matches!(pending, Pending::Alarm)) {
-            let request =
-                AlarmRequest { action: AlarmAction::Activate as i32, member_id: alarm.0, alarm: alarm.1 };
+            let request = AlarmRequest {
+                action: AlarmAction::Activate as i32,
+                member_id: alarm.0,
+                alarm: alarm.1,
+            };
             self.propose(EntryField::Alarm, &request.encode_to_vec(), Pending::Alarm)?;
         }
         Err(status::NO_SPACE)
@@ -261,6 +312,7 @@ impl Api {
                 return self.fail_on(key, failure, wire);
             }
         };
+        self.subscribe();
         let newest = self.view().revision();
         let now_ns = self.now_ns;
         self.with_hub(&one_wire(key.0, wire), |hub, sink, _| match request.request_union {
@@ -286,8 +338,17 @@ impl Api {
 /// Whether all guards hold in a view.
 fn compare_all(store: &StoreView, request: &TxnRequest) -> Result<bool, storage::mvcc::StoreError> {
     for guard in &request.compare {
-        let interval = Interval { key: &guard.key, range_end: &guard.range_end };
-        let query = RangeQuery { interval, revision: 0, limit: 0, count_only: false, after: None };
+        let interval = Interval {
+            key: &guard.key,
+            range_end: &guard.range_end,
+        };
+        let query = RangeQuery {
+            interval,
+            revision: 0,
+            limit: 0,
+            count_only: false,
+            after: None,
+        };
         let mut cursor = store.range(&query)?;
         let mut any = false;
         while let Some(item) = cursor.next()? {
@@ -331,7 +392,9 @@ pub(super) struct HubSink<'a>(pub &'a dyn Wires, pub &'a ShardMetrics);
 impl Sink<CallKey> for HubSink<'_> {
     fn send(&mut self, call: CallKey, response: &[u8]) {
         self.1.methods[super::Method::Watch.index()].sent.add(1);
-        self.0.with(call.0, &mut |wire| wire.send_message(call.1, response.len(), |out| out.put_slice(response)));
+        self.0.with(call.0, &mut |wire| {
+            wire.send_message(call.1, response.len(), |out| out.put_slice(response))
+        });
     }
 
     fn queued(&self, call: CallKey) -> usize {

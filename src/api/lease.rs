@@ -1,6 +1,7 @@
 //! The Lease service.
 
 use bytes::Bytes;
+use net::grpc::Code;
 use net::{
     grpc::{ServerConn, Status},
     pb::etcdserverpb::{
@@ -8,7 +9,6 @@ use net::{
         ResponseHeader,
     },
 };
-use net::grpc::Code;
 use prost::Message;
 
 use super::{
@@ -60,25 +60,30 @@ impl Api {
         }
     }
 
-    pub(super) fn kept_alive(
-        &mut self,
-        key: CallKey,
-        lease: i64,
-        ttl: i64,
-        header: ResponseHeader,
-        wires: &dyn Wires,
-    ) {
+    pub(super) fn kept_alive(&mut self, key: CallKey, lease: i64, ttl: i64, header: ResponseHeader, wires: &dyn Wires) {
         if !self.is_open(key) {
             return;
         }
-        let answer = LeaseKeepAliveResponse { header: Some(header), id: lease, ttl };
+        let answer = LeaseKeepAliveResponse {
+            header: Some(header),
+            id: lease,
+            ttl,
+        };
         self.setup.metrics.methods[Method::LeaseKeepAlive.index()].sent.add(1);
         wires.with(key.0, &mut |wire| {
             let write = |out: &mut bytes::BytesMut| answer.encode(out).expect("a BytesMut grows");
             wire.send_message(key.1, answer.encoded_len(), write);
         });
-        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else { return };
-        let CallState::KeepAlive { unanswered, half_closed } = &mut call.state else { return };
+        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else {
+            return;
+        };
+        let CallState::KeepAlive {
+            unanswered,
+            half_closed,
+        } = &mut call.state
+        else {
+            return;
+        };
         *unanswered -= 1;
         if *unanswered == 0 && *half_closed {
             wires.with(key.0, &mut |wire| wire.finish(key.1, &Status::ok()));

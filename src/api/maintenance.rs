@@ -118,7 +118,12 @@ impl Api {
 
     pub(super) fn move_leader(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let request: MoveLeaderRequest = decode(message)?;
-        self.ask(Request::MoveLeader { target: request.target_id }, Pending::Plain { key });
+        self.ask(
+            Request::MoveLeader {
+                target: request.target_id,
+            },
+            Pending::Plain { key },
+        );
         Ok(())
     }
 
@@ -127,12 +132,20 @@ impl Api {
         if !request.service.is_empty() {
             return Err(status::UNKNOWN_HEALTH_SERVICE);
         }
-        self.reply(key, &HealthCheckResponse { status: ServingStatus::Serving as i32 }, wire);
+        self.reply(
+            key,
+            &HealthCheckResponse {
+                status: ServingStatus::Serving as i32,
+            },
+            wire,
+        );
         Ok(())
     }
 
     pub(super) fn health_list(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
-        let serving = HealthCheckResponse { status: ServingStatus::Serving as i32 };
+        let serving = HealthCheckResponse {
+            status: ServingStatus::Serving as i32,
+        };
         let statuses = HashMap::from([(String::new(), serving)]);
         self.reply(key, &HealthListResponse { statuses }, wire);
         Ok(())
@@ -140,7 +153,11 @@ impl Api {
 
     pub(super) fn health_watch(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
         let request: HealthCheckRequest = decode(message)?;
-        let status = if request.service.is_empty() { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
+        let status = if request.service.is_empty() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::ServiceUnknown
+        };
         let answer = HealthCheckResponse { status: status as i32 };
         let write = |out: &mut BytesMut| answer.encode(out).expect("a BytesMut grows");
         wire.send_message(key.1, answer.encoded_len(), write);

@@ -127,7 +127,9 @@ pub struct Router {
 impl Default for Router {
     fn default() -> Self {
         let path = |info: &MethodInfo| (format!("/{}/{}", info.service, info.name), info.method);
-        Router { by_path: METHODS.iter().map(path).collect() }
+        Router {
+            by_path: METHODS.iter().map(path).collect(),
+        }
     }
 }
 
@@ -152,7 +154,10 @@ mod tests {
         let router = Router::default();
         for (index, info) in METHODS.iter().enumerate() {
             assert_eq!(info.method.index(), index);
-            assert_eq!(router.find(&format!("/{}/{}", info.service, info.name)), Some(info.method));
+            assert_eq!(
+                router.find(&format!("/{}/{}", info.service, info.name)),
+                Some(info.method)
+            );
         }
         assert_eq!(router.find("/etcdserverpb.KV/Nope"), None);
         assert!(Router::knows_service("etcdserverpb.KV") && !Router::knows_service("etcdserverpb.Kv"));

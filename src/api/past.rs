@@ -43,15 +43,23 @@ impl Past for ViewPast<'_> {
 
 /// The events of a block.
 pub(super) fn events(block: &Block) -> impl Iterator<Item = Event<'_>> {
-    block.changes().map(|change| event(change.revision, change.is_delete, change.key, change.encoded))
+    block
+        .changes()
+        .map(|change| event(change.revision, change.is_delete, change.key, change.encoded))
 }
 
-fn event<'a>(
-    revision: storage::mvcc::Revision,
-    deleted: bool,
-    key: &'a [u8],
-    encoded: &'a [u8],
-) -> Event<'a> {
-    let version = if deleted { 0 } else { Kv::decode(encoded).map_or(0, |kv| kv.version) };
-    Event { main: revision.main, sub: i64::from(revision.sub), deleted, key, kv: encoded, version }
+fn event<'a>(revision: storage::mvcc::Revision, deleted: bool, key: &'a [u8], encoded: &'a [u8]) -> Event<'a> {
+    let version = if deleted {
+        0
+    } else {
+        Kv::decode(encoded).map_or(0, |kv| kv.version)
+    };
+    Event {
+        main: revision.main,
+        sub: i64::from(revision.sub),
+        deleted,
+        key,
+        kv: encoded,
+        version,
+    }
 }

@@ -1,6 +1,14 @@
 //! The calls of one shard: from a request's head to its status.
 
-use std::{cell::RefCell, collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
@@ -12,7 +20,7 @@ use net::{
 use prost::Message;
 
 use super::{
-    Flow, Method, METHODS, RequestIds,
+    Flow, Method, RequestIds,
     core::{Pending, Waiting},
     jobs::Job,
     method::Router,
@@ -20,9 +28,10 @@ use super::{
     watch::{HeaderInfo, WatchHub},
 };
 use crate::{
+    bell::Bell,
+    latest::{Cached, Slot},
     member::{Event, Published, Reply, Request, RequestId, ShardIndex, View},
     metrics::{CoreMetrics, ShardMetrics},
-    latest::{Cached, Slot},
 };
 
 /// One call: its connection and its stream.
@@ -69,8 +78,16 @@ pub struct ApiSetup {
     pub all_metrics: Vec<Arc<ShardMetrics>>,
     /// What the core counts, for the metrics page.
     pub core_metrics: Arc<CoreMetrics>,
-    /// Listener tags that serve health and metrics only.
-    pub metrics_tags: Vec<u32>,
+    /// Listener tag of connections that get health and metrics only.
+    pub metrics_tag: u32,
+    /// Listener tag of connections that get what peers ask for.
+    pub peer_tag: u32,
+    /// Raised while this shard has watchers: the core then sends it event blocks.
+    pub wants_blocks: Arc<AtomicBool>,
+    /// Sends events to the core and leaves the vector empty.
+    pub outlet: Box<dyn FnMut(&mut Vec<Event>)>,
+    /// Rung when jobs wait for a slice.
+    pub jobs: Bell,
     /// Stops the member at once: its data is damaged. Called with what was found.
     pub on_damage: fn(String),
     /// The monotonic clock. Units: nanoseconds.
@@ -125,10 +142,7 @@ pub(super) enum CallState {
     /// A watch stream.
     Watch,
     /// A keepalive stream: renewals not answered, and whether the client is done.
-    KeepAlive {
-        unanswered: usize,
-        half_closed: bool,
-    },
+    KeepAlive { unanswered: usize, half_closed: bool },
     /// A health watch.
     Health,
 }
@@ -164,9 +178,18 @@ impl Api {
     pub fn new(setup: ApiSetup) -> Api {
         let mut newest = setup.slot.reader();
         let view = newest.get();
-        let header = HeaderInfo { cluster_id: setup.cluster_id, member_id: setup.member_id, term: view.term };
+        let header = HeaderInfo {
+            cluster_id: setup.cluster_id,
+            member_id: setup.member_id,
+            term: view.term,
+        };
         let fragment_bytes = setup.limits.request_bytes_max + super::kv::OVERHEAD_BYTES;
-        let hub = WatchHub::new(header, view.revision(), fragment_bytes, setup.limits.progress_interval_ns);
+        let hub = WatchHub::new(
+            header,
+            view.revision(),
+            fragment_bytes,
+            setup.limits.progress_interval_ns,
+        );
         let ids = RequestIds::new(setup.member_id, setup.unix_ms, u64::from(setup.index), setup.shards);
         let now_ns = (setup.clock)();
         Api {
@@ -201,23 +224,25 @@ impl Api {
         }
     }
 
-    /// Takes what is to be sent to the core.
-    pub fn take_outbox(&mut self, into: &mut Vec<Event>) {
-        into.append(&mut self.outbox);
-    }
-
-    /// Answers everything whose request could not be sent: the core's mailbox is full.
-    pub fn refuse(&mut self, unsent: Vec<Event>, wires: &dyn Wires) {
-        for event in unsent {
-            if let Event::Request { id, .. } = event {
-                self.fail_pending(id, status::TOO_MANY_REQUESTS, wires);
-            }
+    /// Sends what has gathered for the core, and wakes the jobs where there are new ones.
+    pub fn flush_outbox(&mut self) {
+        if !self.outbox.is_empty() {
+            (self.setup.outlet)(&mut self.outbox);
+        }
+        if std::mem::take(&mut self.wake_jobs) {
+            self.setup.jobs.ring();
         }
     }
 
-    /// Whether jobs wait for a slice. Cleared by the call.
-    pub fn take_wake(&mut self) -> bool {
-        std::mem::take(&mut self.wake_jobs)
+    /// Asks for event blocks, and skips to now, when the first watcher comes.
+    ///
+    /// Order: the flag is raised before the slot is read, and the core publishes to the slot before it reads the flag, so
+    /// no block can be missed between the two.
+    pub(super) fn subscribe(&mut self) {
+        if !self.setup.wants_blocks.swap(true, Ordering::SeqCst) {
+            let revision = self.view().revision();
+            self.hub.skip_to(revision);
+        }
     }
 
     /// Moves time on: deadlines of calls, progress of watchers.
@@ -226,7 +251,9 @@ impl Api {
         let now = self.now_ns;
         let mut late: Vec<CallKey> = Vec::new();
         for (conn, calls) in &self.conns {
-            let over = calls.iter().filter(|(_, call)| call.deadline_ns.is_some_and(|deadline| deadline <= now));
+            let over = calls
+                .iter()
+                .filter(|(_, call)| call.deadline_ns.is_some_and(|deadline| deadline <= now));
             late.extend(over.map(|(stream, _)| (*conn, *stream)));
         }
         for key in late {
@@ -237,6 +264,10 @@ impl Api {
         }
         self.with_hub(wires, |hub, sink, _| hub.notify_progress(now, sink));
         let counts = self.hub.counts();
+        if counts.watchers == 0 {
+            self.setup.wants_blocks.store(false, Ordering::SeqCst);
+        }
+        self.flush_outbox();
         let metrics = &self.setup.metrics;
         metrics.watch_streams.set(counts.streams as u64);
         metrics.watchers.set(counts.watchers as u64);
@@ -273,7 +304,11 @@ impl Api {
         let metrics = &self.setup.metrics.methods[method.index()];
         metrics.started.add(1);
         let unary = method.info().flow == Flow::Unary;
-        let client = if unary { &self.setup.metrics.client_unary } else { &self.setup.metrics.client_stream };
+        let client = if unary {
+            &self.setup.metrics.client_unary
+        } else {
+            &self.setup.metrics.client_stream
+        };
         client.add(1);
         let deadline = |timeout: Duration| self.now_ns.saturating_add(timeout.as_nanos() as u64);
         let call = Call {
@@ -282,7 +317,10 @@ impl Api {
             deadline_ns: head.timeout().map(deadline),
             state: match method {
                 Method::Watch => CallState::Watch,
-                Method::LeaseKeepAlive => CallState::KeepAlive { unanswered: 0, half_closed: false },
+                Method::LeaseKeepAlive => CallState::KeepAlive {
+                    unanswered: 0,
+                    half_closed: false,
+                },
                 _ => CallState::AwaitsMessage,
             },
         };
@@ -302,13 +340,18 @@ impl Api {
             return Some(status::NO_LEADER);
         }
         if view.is_learner && !method.on_learner() {
-            return Some(Failure { code: Code::FailedPrecondition, text: "etcdserver: rpc not supported for learner" });
+            return Some(Failure {
+                code: Code::FailedPrecondition,
+                text: "etcdserver: rpc not supported for learner",
+            });
         }
         None
     }
 
     fn on_message(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) {
-        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else { return };
+        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else {
+            return;
+        };
         let method = call.method;
         self.setup.metrics.methods[method.index()].received.add(1);
         match &mut call.state {
@@ -357,10 +400,15 @@ impl Api {
     }
 
     fn on_half_close(&mut self, key: CallKey, wire: &mut ServerConn) {
-        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else { return };
+        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.get_mut(&key.1)) else {
+            return;
+        };
         match &mut call.state {
             CallState::AwaitsMessage => {
-                wire.finish(key.1, &Status::new(Code::Internal, "grpc: the call ended without its request message"));
+                wire.finish(
+                    key.1,
+                    &Status::new(Code::Internal, "grpc: the call ended without its request message"),
+                );
                 self.end(key, Code::Internal);
             }
             CallState::Watch => {
@@ -368,7 +416,10 @@ impl Api {
                 wire.finish(key.1, &Status::ok());
                 self.end(key, Code::Ok);
             }
-            CallState::KeepAlive { half_closed, unanswered } => {
+            CallState::KeepAlive {
+                half_closed,
+                unanswered,
+            } => {
                 *half_closed = true;
                 if *unanswered == 0 {
                     wire.finish(key.1, &Status::ok());
@@ -381,7 +432,9 @@ impl Api {
 
     /// Forgets what was under way for a call.
     fn abandon(&mut self, key: CallKey) {
-        let Some(call) = self.conns.get(&key.0).and_then(|calls| calls.get(&key.1)) else { return };
+        let Some(call) = self.conns.get(&key.0).and_then(|calls| calls.get(&key.1)) else {
+            return;
+        };
         match call.state {
             CallState::Watch => self.hub.close(key),
             CallState::Waits(Some(id)) => {
@@ -395,7 +448,9 @@ impl Api {
 
     /// Counts the end of a call and forgets it.
     pub(super) fn end(&mut self, key: CallKey, code: Code) {
-        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.remove(&key.1)) else { return };
+        let Some(call) = self.conns.get_mut(&key.0).and_then(|calls| calls.remove(&key.1)) else {
+            return;
+        };
         let metrics = &self.setup.metrics.methods[call.method.index()];
         metrics.handled[usize::from(code.number())].add(1);
         let limits = &self.setup.limits;
@@ -457,7 +512,11 @@ impl Api {
             self.set_state(key, CallState::Waits(Some(id)));
         }
         self.pending.insert(id, pending);
-        self.outbox.push(Event::Request { shard: self.setup.index, id, request });
+        self.outbox.push(Event::Request {
+            shard: self.setup.index,
+            id,
+            request,
+        });
     }
 
     pub(super) fn set_state(&mut self, key: CallKey, state: CallState) {
@@ -474,8 +533,10 @@ impl Api {
 
 /// Decodes a request message, with grpc-go's words when it cannot.
 pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure> {
-    const UNREADABLE: Failure =
-        Failure { code: Code::Internal, text: "grpc: error unmarshalling request: the message is not valid protobuf" };
+    const UNREADABLE: Failure = Failure {
+        code: Code::Internal,
+        text: "grpc: error unmarshalling request: the message is not valid protobuf",
+    };
     M::decode(message).map_err(|_| UNREADABLE)
 }
 
@@ -514,13 +575,14 @@ impl Application for Api {
 
     fn on_turn_end(&mut self) {
         self.start_round();
+        self.flush_outbox();
     }
 }
 
 /// Lends an event's own connection as [`Wires`].
 pub(super) fn one_wire(conn: ConnId, wire: &mut ServerConn) -> OneWire<'_> {
-    OneWire { conn, wire: RefCell::new(wire) }
+    OneWire {
+        conn,
+        wire: RefCell::new(wire),
+    }
 }
-
-/// Number of methods, for the metrics of a shard.
-pub const METHOD_COUNT: usize = METHODS.len();

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use net::pb::etcdserverpb::{
     DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    compare::TargetUnion,
     range_request::{SortOrder, SortTarget},
     request_op::Request as Op,
 };
@@ -38,7 +37,11 @@ pub fn put(request: &PutRequest) -> Result<(), Failure> {
 
 /// Source: etcd `checkDeleteRequest`.
 pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Failure> {
-    if request.key.is_empty() { Err(status::EMPTY_KEY) } else { Ok(()) }
+    if request.key.is_empty() {
+        Err(status::EMPTY_KEY)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks a transaction: operation counts, each operation, then keys written twice.
@@ -53,7 +56,11 @@ pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Failure> {
 }
 
 fn check_ops(request: &TxnRequest, max_ops: usize) -> Result<(), Failure> {
-    let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
+    let longest = request
+        .compare
+        .len()
+        .max(request.success.len())
+        .max(request.failure.len());
     if longest > max_ops {
         return Err(status::TOO_MANY_OPS);
     }
@@ -90,7 +97,9 @@ impl<'a> Writes<'a> {
             }
         }
         for op in ops {
-            let Some(Op::RequestTxn(inner)) = &op.request else { continue };
+            let Some(Op::RequestTxn(inner)) = &op.request else {
+                continue;
+            };
             let (then, otherwise) = (Writes::of(&inner.success)?, Writes::of(&inner.failure)?);
             writes.refuse_overlap(&then)?;
             writes.refuse_overlap(&otherwise)?;
@@ -100,7 +109,9 @@ impl<'a> Writes<'a> {
             }
         }
         for op in ops {
-            let Some(Op::RequestPut(put)) = &op.request else { continue };
+            let Some(Op::RequestPut(put)) = &op.request else {
+                continue;
+            };
             let key: &[u8] = &put.key;
             if writes.deletes.iter().any(|(from, end)| in_range(key, from, end)) || !writes.puts.insert(key) {
                 return Err(status::DUPLICATE_KEY);
@@ -176,14 +187,4 @@ fn op_cost(op: &RequestOp) -> u64 {
 /// Whether the transaction may put a key, nested ones included.
 pub fn has_put(request: &TxnRequest) -> bool {
     txn_cost(request) > 0
-}
-
-/// Whether the compare carries a value of the kind it compares; a missing one counts as zero.
-pub fn target_number(union: Option<&TargetUnion>) -> i64 {
-    match union {
-        Some(
-            TargetUnion::Version(n) | TargetUnion::CreateRevision(n) | TargetUnion::ModRevision(n) | TargetUnion::Lease(n),
-        ) => *n,
-        Some(TargetUnion::Value(_)) | None => 0,
-    }
 }

@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ahash::AHashMap;
 use bytes::Bytes;
-pub use interest::KeyRange;
 use interest::Interest;
+pub use interest::KeyRange;
 use net::pb::etcdserverpb::WatchCreateRequest;
 
 use encode::ResponseBuilder;
@@ -181,7 +181,12 @@ impl<C: CallKey> WatchHub<C> {
     pub fn counts(&self) -> WatchCounts {
         let lagging = self.watchers.values().filter(|watcher| !watcher.live).count();
         let (streams, watchers) = (self.streams.len(), self.watchers.len());
-        WatchCounts { streams, watchers, lagging, events_sent: self.events_sent }
+        WatchCounts {
+            streams,
+            watchers,
+            lagging,
+            events_sent: self.events_sent,
+        }
     }
 
     /// Whether some watcher has history to read.
@@ -191,14 +196,8 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Opens a watcher. `newest` is the revision of the newest published view: the watch begins behind it when no start
     /// was asked for.
-    pub fn create(
-        &mut self,
-        call: C,
-        request: WatchCreateRequest,
-        newest: i64,
-        now_ns: u64,
-        sink: &mut dyn Sink<C>,
-    ) {
+    pub fn create(&mut self, call: C, request: WatchCreateRequest, newest: i64, now_ns: u64, sink: &mut dyn Sink<C>) {
+        let next_progress_ns = now_ns + self.progress_interval(u64::from(self.next_ref));
         let stream = self.streams.entry(call).or_default();
         let refuse = |header: HeaderInfo, reason: &str, sink: &mut dyn Sink<C>| {
             sink.send(call, &encode::refused(header, newest, reason));
@@ -216,11 +215,19 @@ impl<C: CallKey> WatchHub<C> {
             stream.next_id += 1;
             stream.next_id - 1
         } else if stream.watchers.contains_key(&request.watch_id) {
-            return refuse(self.header, "mvcc: duplicate watch ID provided on the WatchStream", sink);
+            return refuse(
+                self.header,
+                "mvcc: duplicate watch ID provided on the WatchStream",
+                sink,
+            );
         } else {
             request.watch_id
         };
-        let next = if request.start_revision == 0 { newest + 1 } else { request.start_revision };
+        let next = if request.start_revision == 0 {
+            newest + 1
+        } else {
+            request.start_revision
+        };
         let watcher = Watcher {
             call,
             id,
@@ -233,7 +240,7 @@ impl<C: CallKey> WatchHub<C> {
             fragment: request.fragment,
             progress_notify: request.progress_notify,
             active: false,
-            next_progress_ns: now_ns + self.progress_interval(u64::from(self.next_ref)),
+            next_progress_ns,
         };
         let reference = self.next_ref;
         self.next_ref += 1;
@@ -245,7 +252,13 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Closes a watcher; an unknown id gets no answer.
     pub fn cancel(&mut self, call: C, id: i64, newest: i64, sink: &mut dyn Sink<C>) {
-        let Some(entry) = self.streams.get_mut(&call).and_then(|stream| stream.watchers.remove(&id)) else { return };
+        let Some(entry) = self
+            .streams
+            .get_mut(&call)
+            .and_then(|stream| stream.watchers.remove(&id))
+        else {
+            return;
+        };
         if let Some(reference) = entry {
             self.forget(reference);
         }
@@ -262,7 +275,9 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Ends a stream and all its watchers, with nothing said.
     pub fn close(&mut self, call: C) {
-        let Some(stream) = self.streams.remove(&call) else { return };
+        let Some(stream) = self.streams.remove(&call) else {
+            return;
+        };
         self.progress_waiting.remove(&call);
         for reference in stream.watchers.into_values().flatten() {
             self.forget(reference);
@@ -271,7 +286,9 @@ impl<C: CallKey> WatchHub<C> {
 
     /// The reader of a blocked stream has drained it.
     pub fn writable(&mut self, call: C) {
-        let Some(stream) = self.streams.get_mut(&call) else { return };
+        let Some(stream) = self.streams.get_mut(&call) else {
+            return;
+        };
         if !std::mem::take(&mut stream.blocked) {
             return;
         }
@@ -318,13 +335,21 @@ impl<C: CallKey> WatchHub<C> {
         }
         self.consumed = last;
         for reference in touched.drain(..) {
-            let mut builder = self.builders.remove(&reference).expect("touched watchers have a builder");
+            let mut builder = self
+                .builders
+                .remove(&reference)
+                .expect("touched watchers have a builder");
             self.emit(reference, &mut builder, last, sink);
             builder.clear();
             self.spare.push(builder);
         }
         self.touched = touched;
         self.answer_progress(sink);
+    }
+
+    /// Blocks up to `revision` were not asked for: nobody watched.
+    pub fn skip_to(&mut self, revision: i64) {
+        self.lagged(revision);
     }
 
     /// Blocks up to `revision` were withheld: every watcher reads history from where it stands.
@@ -337,7 +362,9 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Reads one slice of history for the lagging watchers; true when there is more to read.
     pub fn catch_up(&mut self, past: &dyn Past, sink: &mut dyn Sink<C>) -> bool {
-        let Some(&(from, _)) = self.lagging.first() else { return false };
+        let Some(&(from, _)) = self.lagging.first() else {
+            return false;
+        };
         if from < past.compact_revision() {
             self.end_compacted(past.compact_revision(), sink);
             return self.has_work();
@@ -353,13 +380,18 @@ impl<C: CallKey> WatchHub<C> {
             interest.each(event.key, |reference| {
                 let watcher = &watchers[&reference];
                 if event.main >= watcher.next && watcher.wants(event) {
-                    let builder = builders.entry(reference).or_insert_with(|| spare.pop().unwrap_or_default());
+                    let builder = builders
+                        .entry(reference)
+                        .or_insert_with(|| spare.pop().unwrap_or_default());
                     builder.push(event, watcher.prev_kv, past);
                 }
             });
         });
         for reference in group {
-            let watcher = self.watchers.get_mut(&reference).expect("lagging watchers are in the table");
+            let watcher = self
+                .watchers
+                .get_mut(&reference)
+                .expect("lagging watchers are in the table");
             if watcher.next >= reached {
                 continue;
             }
@@ -404,7 +436,10 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Sends what a builder holds; `through` is the revision the watcher has then been told of.
     fn emit(&mut self, reference: WatcherRef, builder: &mut ResponseBuilder, through: i64, sink: &mut dyn Sink<C>) {
-        let watcher = self.watchers.get_mut(&reference).expect("emitting for a watcher in the table");
+        let watcher = self
+            .watchers
+            .get_mut(&reference)
+            .expect("emitting for a watcher in the table");
         let split = watcher.fragment.then_some(self.fragment_bytes);
         let count = builder.responses(self.header, watcher.id, through, RESPONSE_BYTES, split, |response| {
             sink.send(watcher.call, response);
@@ -420,13 +455,19 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Stops feeding a stream until its reader has drained it.
     fn block(&mut self, call: C) {
-        let stream = self.streams.get_mut(&call).expect("streams of watchers are in the table");
+        let stream = self
+            .streams
+            .get_mut(&call)
+            .expect("streams of watchers are in the table");
         stream.blocked = true;
         let references: Vec<WatcherRef> = stream.watchers.values().flatten().copied().collect();
         for reference in references {
             // What an open builder of this round holds still leaves, behind what has left already.
             let consumed = self.consumed;
-            let watcher = self.watchers.get_mut(&reference).expect("watchers of streams are in the table");
+            let watcher = self
+                .watchers
+                .get_mut(&reference)
+                .expect("watchers of streams are in the table");
             if watcher.live {
                 watcher.live = false;
                 watcher.next = watcher.next.max(consumed + 1);
@@ -439,7 +480,10 @@ impl<C: CallKey> WatchHub<C> {
 
     /// Puts a watcher among the live or the lagging, by its cursor.
     fn place(&mut self, reference: WatcherRef) {
-        let watcher = self.watchers.get_mut(&reference).expect("placing a watcher of the table");
+        let watcher = self
+            .watchers
+            .get_mut(&reference)
+            .expect("placing a watcher of the table");
         if watcher.live || self.streams[&watcher.call].blocked {
             return;
         }
@@ -476,13 +520,19 @@ impl<C: CallKey> WatchHub<C> {
             let (call, id) = (watcher.call, watcher.id);
             self.forget(reference);
             sink.send(call, &encode::canceled(self.header, 0, id, compact_revision, ""));
-            let stream = self.streams.get_mut(&call).expect("streams of watchers are in the table");
+            let stream = self
+                .streams
+                .get_mut(&call)
+                .expect("streams of watchers are in the table");
             stream.watchers.insert(id, None);
         }
     }
 
     fn forget(&mut self, reference: WatcherRef) {
-        let watcher = self.watchers.remove(&reference).expect("forgetting a watcher of the table");
+        let watcher = self
+            .watchers
+            .remove(&reference)
+            .expect("forgetting a watcher of the table");
         if watcher.live {
             self.live.remove(&watcher.range, reference);
         } else {
@@ -499,8 +549,17 @@ impl<C: CallKey> WatchHub<C> {
             return;
         }
         let consumed = self.consumed;
-        let reached = |call: &C| self.streams[call].progress_wanted.is_some_and(|wanted| wanted <= consumed);
-        let ready: Vec<C> = self.progress_waiting.iter().filter(|call| reached(call)).copied().collect();
+        let reached = |call: &C| {
+            self.streams[call]
+                .progress_wanted
+                .is_some_and(|wanted| wanted <= consumed)
+        };
+        let ready: Vec<C> = self
+            .progress_waiting
+            .iter()
+            .filter(|call| reached(call))
+            .copied()
+            .collect();
         for call in ready {
             self.progress_waiting.remove(&call);
             let stream = self.streams.get_mut(&call).expect("waiting streams are in the table");

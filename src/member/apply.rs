@@ -34,7 +34,10 @@ impl Member {
     ///
     /// Errors: a fault of this member, which then stops.
     pub(super) fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Fault> {
-        assert!(entry.index > self.applied.index, "entries are applied once and in order");
+        assert!(
+            entry.index > self.applied.index,
+            "entries are applied once and in order"
+        );
         let answer = match entry.entry_type {
             EntryType::Normal if entry.data.is_empty() => None,
             EntryType::Normal => self.apply_request(entry)?,
@@ -49,7 +52,10 @@ impl Member {
     }
 
     fn apply_request(&mut self, entry: &Entry) -> Result<Option<Answer>, Fault> {
-        let unreadable = |why: prost::DecodeError| Fault::Entry { index: entry.index, why: why.to_string() };
+        let unreadable = |why: prost::DecodeError| Fault::Entry {
+            index: entry.index,
+            why: why.to_string(),
+        };
         let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
         let result = match self.dispatch(request, entry) {
@@ -80,7 +86,9 @@ impl Member {
         if let Some(compaction) = request.compaction {
             self.refuse_under_alarm(false)?;
             self.store.compact(compaction.revision)?;
-            return Ok(Outcome::Compact { revision: self.store.revision() });
+            return Ok(Outcome::Compact {
+                revision: self.store.revision(),
+            });
         }
         if let Some(grant) = request.lease_grant {
             self.refuse_under_alarm(true)?;
@@ -139,15 +147,24 @@ impl Member {
     }
 
     fn lease_grant(&mut self, request: &LeaseGrantRequest) -> Applied<Outcome> {
-        let ttl = self.lessor.grant(request.id, request.ttl, self.now_ns).map_err(|error| match error {
-            LeaseError::NotFound => Refusal::LeaseNotFound,
-            LeaseError::Exists => Refusal::LeaseExists,
-            LeaseError::TtlTooLarge => Refusal::LeaseTtlTooLarge,
-        })?;
+        let ttl = self
+            .lessor
+            .grant(request.id, request.ttl, self.now_ns)
+            .map_err(|error| match error {
+                LeaseError::NotFound => Refusal::LeaseNotFound,
+                LeaseError::Exists => Refusal::LeaseExists,
+                LeaseError::TtlTooLarge => Refusal::LeaseTtlTooLarge,
+            })?;
         self.store_lease(request.id);
         self.metrics.leases_granted.add(1);
-        self.metrics.lease_ttl.observe_ns((ttl as u64).saturating_mul(1_000_000_000));
-        Ok(Outcome::LeaseGrant { lease: request.id, ttl, revision: self.store.revision() })
+        self.metrics
+            .lease_ttl
+            .observe_ns((ttl as u64).saturating_mul(1_000_000_000));
+        Ok(Outcome::LeaseGrant {
+            lease: request.id,
+            ttl,
+            revision: self.store.revision(),
+        })
     }
 
     fn lease_revoke(&mut self, lease: i64) -> Applied<Outcome> {
@@ -174,7 +191,9 @@ impl Member {
                 let _ = self.lease_revoke(*lease);
             }
         }
-        Ok(Outcome::LeaseRevoke { revision: self.store.revision() })
+        Ok(Outcome::LeaseRevoke {
+            revision: self.store.revision(),
+        })
     }
 
     fn lease_checkpoint(&mut self, request: &LeaseCheckpointRequest) {
@@ -186,14 +205,21 @@ impl Member {
     }
 
     fn store_lease(&mut self, id: i64) {
-        let Some((ttl, remaining_ttl)) = self.lessor.stored(id) else { return };
+        let Some((ttl, remaining_ttl)) = self.lessor.stored(id) else {
+            return;
+        };
         let lease = leasepb::Lease { id, ttl, remaining_ttl };
-        self.store.bucket_put(Bucket::Lease, &id.to_be_bytes(), &lease.encode_to_vec());
+        self.store
+            .bucket_put(Bucket::Lease, &id.to_be_bytes(), &lease.encode_to_vec());
     }
 
     fn alarm(&mut self, request: &AlarmRequest) -> Vec<(u64, i32)> {
         let alarm = (request.member_id, request.alarm);
-        let row = net::pb::etcdserverpb::AlarmMember { member_id: alarm.0, alarm: alarm.1 }.encode_to_vec();
+        let row = net::pb::etcdserverpb::AlarmMember {
+            member_id: alarm.0,
+            alarm: alarm.1,
+        }
+        .encode_to_vec();
         match AlarmAction::try_from(request.action) {
             Ok(AlarmAction::Get) => {
                 let wanted = |kind: i32| request.alarm == AlarmType::None as i32 || request.alarm == kind;
@@ -216,7 +242,8 @@ impl Member {
     }
 
     fn set_cluster_version(&mut self, version: String) {
-        self.store.bucket_put(Bucket::Cluster, b"clusterVersion", version.as_bytes());
+        self.store
+            .bucket_put(Bucket::Cluster, b"clusterVersion", version.as_bytes());
         Arc::make_mut(&mut self.members).cluster_version = Some(version);
     }
 
@@ -227,14 +254,23 @@ impl Member {
             member.name = attributes.name;
             member.client_urls = attributes.client_urls;
             let row = serde_json::to_vec(member).expect("a member is plain data");
-            self.store.bucket_put(Bucket::Members, Membership::key(id).as_bytes(), &row);
+            self.store
+                .bucket_put(Bucket::Members, Membership::key(id).as_bytes(), &row);
         }
     }
 
     fn apply_conf_change(&mut self, entry: &Entry) -> Result<(), Fault> {
-        let bad = |why: String| Fault::Entry { index: entry.index, why };
-        let Some(change) = entry.conf_change().map_err(|error| bad(error.to_string()))? else { return Ok(()) };
-        let conf_state = self.raft.apply_conf_change(&change).map_err(|error| bad(error.to_string()))?;
+        let bad = |why: String| Fault::Entry {
+            index: entry.index,
+            why,
+        };
+        let Some(change) = entry.conf_change().map_err(|error| bad(error.to_string()))? else {
+            return Ok(());
+        };
+        let conf_state = self
+            .raft
+            .apply_conf_change(&change)
+            .map_err(|error| bad(error.to_string()))?;
         let context: Option<MemberInfo> = match &change.context[..] {
             [] => None,
             json => Some(serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?),
@@ -253,13 +289,22 @@ impl Member {
             members.members.remove(&id);
             members.removed.insert(id);
             self.store.bucket_delete(Bucket::Members, key.as_bytes());
-            self.store.bucket_put(Bucket::MembersRemoved, key.as_bytes(), b"removed");
+            self.store
+                .bucket_put(Bucket::MembersRemoved, key.as_bytes(), b"removed");
             return;
         }
         let Some(info) = context else { return };
         let member = members.members.entry(id).or_default();
-        let (name, client_urls) = (std::mem::take(&mut member.name), std::mem::take(&mut member.client_urls));
-        *member = MemberInfo { id, name, client_urls, ..info.clone() };
+        let (name, client_urls) = (
+            std::mem::take(&mut member.name),
+            std::mem::take(&mut member.client_urls),
+        );
+        *member = MemberInfo {
+            id,
+            name,
+            client_urls,
+            ..info.clone()
+        };
         if member.name.is_empty() {
             member.name.clone_from(&info.name);
         }

@@ -170,12 +170,18 @@ impl Engine {
     ) -> Result<Engine, BootError> {
         claim(disk)?;
         let tree = Tree::open(disk, tree_options(&options))?;
-        let identity = Identity { member_id: options.member_id, cluster_id: options.cluster_id };
+        let identity = Identity {
+            member_id: options.member_id,
+            cluster_id: options.cluster_id,
+        };
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
         let root = tree.root();
         let user = root.user().clone();
-        let applied =
-            AppliedState { index: user.applied_index, term: user.applied_term, conf_state: user.conf_state };
+        let applied = AppliedState {
+            index: user.applied_index,
+            term: user.applied_term,
+            conf_state: user.conf_state,
+        };
         let is_new = recovered.entries.is_empty() && recovered.hard_state == HardState::default();
         if is_new && applied.index > 0 {
             return Err(BootError::LogLost { applied: applied.index });
@@ -183,7 +189,11 @@ impl Engine {
         let base = Arc::new(TreeBase::new(root));
         let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
         let store = Store::restore(base, applied.clone())?;
-        let start = if is_new { bootstrap(&options) } else { resume(recovered, &applied)? };
+        let start = if is_new {
+            bootstrap(&options)
+        } else {
+            resume(recovered, &applied)?
+        };
         if is_new {
             wal.append(&start.entries, Some(start.hard_state), None);
         }
@@ -221,6 +231,7 @@ impl Engine {
             dirty: false,
             last_wal_bytes,
             campaigned: false,
+            next_space_retry_ns: 0,
         }
     }
 }
@@ -234,12 +245,21 @@ fn claim(disk: &mut dyn Disk) -> Result<(), BootError> {
         Err(error) => return Err(error.into()),
     }
     let file = open(disk, FORMAT_FILE)?;
-    let Output::Data(text) = disk.call(Op::Read { file, offset: 0, len: BLOCK_SIZE })? else {
+    let Output::Data(text) = disk.call(Op::Read {
+        file,
+        offset: 0,
+        len: BLOCK_SIZE,
+    })?
+    else {
         unreachable!("a read answers data");
     };
     if text.is_empty() {
         let text = format!("etcore\nversion {FORMAT_VERSION}\nmin_reader {FORMAT_MIN_READER}\n");
-        disk.call(Op::Write { file, offset: 0, data: WriteBuf::Bytes(Bytes::from(text)) })?;
+        disk.call(Op::Write {
+            file,
+            offset: 0,
+            data: WriteBuf::Bytes(Bytes::from(text)),
+        })?;
         disk.call(Op::Sync(file))?;
         disk.call(Op::SyncDir(String::new()))?;
     } else {
@@ -254,7 +274,8 @@ fn check_format(text: &[u8]) -> Result<(), BootError> {
     let mut lines = text.lines();
     let mut number = |name: &str| {
         let line = lines.next().and_then(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim().parse::<u32>().ok()).ok_or(BootError::NotOurs)
+        line.and_then(|line| line.trim().parse::<u32>().ok())
+            .ok_or(BootError::NotOurs)
     };
     if !text.starts_with("etcore\n") {
         return Err(BootError::NotOurs);
@@ -268,8 +289,15 @@ fn check_format(text: &[u8]) -> Result<(), BootError> {
 }
 
 fn open(disk: &mut dyn Disk, path: &str) -> Result<FileId, DiskError> {
-    let options = OpenOptions { create: true, write: true, ..OpenOptions::default() };
-    match disk.call(Op::Open { path: path.to_owned(), options })? {
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    match disk.call(Op::Open {
+        path: path.to_owned(),
+        options,
+    })? {
         Output::File(file) => Ok(file),
         other => unreachable!("an open answers a file, not {other:?}"),
     }
@@ -320,10 +348,19 @@ fn bootstrap(options: &MemberOptions) -> Start {
             node_id: member.id,
             context: context.into(),
         };
-        Entry { entry_type: EntryType::ConfChange, term: 1, index: index as u64 + 1, data: change.encode() }
+        Entry {
+            entry_type: EntryType::ConfChange,
+            term: 1,
+            index: index as u64 + 1,
+            data: change.encode(),
+        }
     };
     let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
-    let hard_state = HardState { term: 1, vote: 0, commit: entries.len() as u64 };
+    let hard_state = HardState {
+        term: 1,
+        vote: 0,
+        commit: entries.len() as u64,
+    };
     Start {
         hard_state,
         conf_state: ConfState::default(),
@@ -344,7 +381,10 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
     let mut hard_state = recovered.hard_state;
     let first = entries.first().map_or(applied.index + 1, |entry| entry.index);
     if first > applied.index + 1 {
-        return Err(BootError::TreeBehind { applied: applied.index, first });
+        return Err(BootError::TreeBehind {
+            applied: applied.index,
+            first,
+        });
     }
     let last = entries.last().map_or(0, |entry| entry.index);
     if last < applied.index {
@@ -355,10 +395,20 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
         SnapshotMetadata::default()
     } else {
         let start = entries.remove(0);
-        SnapshotMetadata { conf_state: conf_state.clone(), index: start.index, term: start.term }
+        SnapshotMetadata {
+            conf_state: conf_state.clone(),
+            index: start.index,
+            term: start.term,
+        }
     };
     hard_state.commit = hard_state.commit.max(applied.index);
-    Ok(Start { hard_state, conf_state, snapshot, entries, applied: applied.index })
+    Ok(Start {
+        hard_state,
+        conf_state,
+        snapshot,
+        entries,
+        applied: applied.index,
+    })
 }
 
 /// What the member keeps in memory beside the store, read from the tree.
@@ -390,12 +440,18 @@ impl Rows {
         })?;
         each(base, Bucket::MembersRemoved, |key, _| {
             let text = std::str::from_utf8(key).map_err(|error| error.to_string())?;
-            members.removed.insert(u64::from_str_radix(text, 16).map_err(|error| error.to_string())?);
+            members
+                .removed
+                .insert(u64::from_str_radix(text, 16).map_err(|error| error.to_string())?);
             Ok(())
         })?;
         let version = base.get(Bucket::Cluster, b"clusterVersion").map_err(StoreError::Base)?;
         members.cluster_version = version.map(|version| String::from_utf8_lossy(version).into_owned());
-        Ok(Rows { lessor, alarms, members })
+        Ok(Rows {
+            lessor,
+            alarms,
+            members,
+        })
     }
 
     fn into_member(
@@ -407,7 +463,11 @@ impl Rows {
         metrics: Arc<CoreMetrics>,
         now_ns: u64,
     ) -> Member {
-        let Rows { mut lessor, alarms, members } = self;
+        let Rows {
+            mut lessor,
+            alarms,
+            members,
+        } = self;
         for (key, lease) in store.leased_keys() {
             lessor.attach(lease, Bytes::copy_from_slice(key));
         }
@@ -447,7 +507,10 @@ fn each(
 ) -> Result<(), BootError> {
     let mut rows = base.scan(bucket, b"").map_err(StoreError::Base)?;
     while let Some((key, value)) = rows.next().map_err(StoreError::Base)? {
-        visit(key, value).map_err(|why| BootError::Row { bucket: bucket.name(), why })?;
+        visit(key, value).map_err(|why| BootError::Row {
+            bucket: bucket.name(),
+            why,
+        })?;
     }
     Ok(())
 }

@@ -35,8 +35,15 @@ pub struct CommitPolicy {
 
 enum State {
     Idle,
-    Filling { batch: CommitBatch, ops: CommitOps, since_ns: u64 },
-    Writing { batch: Option<CommitBatch>, since_ns: u64 },
+    Filling {
+        batch: CommitBatch,
+        ops: CommitOps,
+        since_ns: u64,
+    },
+    Writing {
+        batch: Option<CommitBatch>,
+        since_ns: u64,
+    },
 }
 
 /// What a step came to.
@@ -62,6 +69,8 @@ pub struct Committer {
     shrinking: bool,
     out_of_space: bool,
     complained: bool,
+    /// The tree has pages to write that wait for nothing.
+    working: bool,
 }
 
 impl Committer {
@@ -76,6 +85,7 @@ impl Committer {
             shrinking: false,
             out_of_space: false,
             complained: false,
+            working: false,
         }
     }
 
@@ -122,7 +132,10 @@ impl Committer {
 
     /// Takes the end of one of the tree's writes.
     pub fn on_completion(&mut self, completion: Completion) -> Result<(), TreeError> {
-        assert!(self.tree.owns(completion.token), "every completion belongs to the log or to the tree");
+        assert!(
+            self.tree.owns(completion.token),
+            "every completion belongs to the log or to the tree"
+        );
         self.tree.on_completion(completion)
     }
 
@@ -132,13 +145,7 @@ impl Committer {
     }
 
     /// Does one slice of work. `persisted`: index up to which the local log is durable.
-    pub fn step(
-        &mut self,
-        disk: &mut dyn Disk,
-        store: &mut Store,
-        persisted: u64,
-        now_ns: u64,
-    ) -> Result<Step, Fault> {
+    pub fn step(&mut self, disk: &mut dyn Disk, store: &mut Store, persisted: u64, now_ns: u64) -> Result<Step, Fault> {
         if self.is_idle() {
             self.start(store, persisted, now_ns)?;
         }
@@ -170,7 +177,7 @@ impl Committer {
 
     /// Whether a slice of work can be done at once.
     pub fn has_work(&self) -> bool {
-        matches!(self.state, State::Filling { .. })
+        self.working || matches!(self.state, State::Filling { .. })
     }
 
     fn start(&mut self, store: &Store, persisted: u64, now_ns: u64) -> Result<(), Fault> {
@@ -196,7 +203,11 @@ impl Committer {
         };
         self.tree.begin(user)?;
         let ops = batch.ops();
-        self.state = State::Filling { batch, ops, since_ns: now_ns };
+        self.state = State::Filling {
+            batch,
+            ops,
+            since_ns: now_ns,
+        };
         Ok(())
     }
 
@@ -207,7 +218,10 @@ impl Committer {
         self.shrink()?;
         self.tree.seal();
         self.hurry = false;
-        self.state = State::Writing { batch: None, since_ns: now_ns };
+        self.state = State::Writing {
+            batch: None,
+            since_ns: now_ns,
+        };
         Ok(())
     }
 
@@ -224,7 +238,10 @@ impl Committer {
         let State::Filling { batch, since_ns, .. } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("sealing follows filling");
         };
-        self.state = State::Writing { batch: Some(batch), since_ns };
+        self.state = State::Writing {
+            batch: Some(batch),
+            since_ns,
+        };
         Ok(())
     }
 
@@ -234,10 +251,14 @@ impl Committer {
         }
         let root = match self.tree.step(disk, PAGES_PER_SLICE) {
             Ok(Progress::Done(root)) => root,
-            Ok(Progress::Working | Progress::Waiting) => return Ok(Step::Idle),
+            Ok(progress) => {
+                self.working = matches!(progress, Progress::Working);
+                return Ok(Step::Idle);
+            }
             Err(TreeError::NoSpace { .. }) => {
                 // Nothing was changed yet: the same commit is tried again later (DECISIONS 4).
                 self.out_of_space = true;
+                self.working = false;
                 self.next_ns = now_ns + SPACE_RETRY_NS;
                 return Ok(Step::Idle);
             }
@@ -245,6 +266,7 @@ impl Committer {
         };
         self.out_of_space = false;
         self.complained = false;
+        self.working = false;
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
@@ -255,6 +277,9 @@ impl Committer {
             None => store.on_root(base),
         }
         self.next_ns = since_ns + self.policy.interval_ns;
-        Ok(Step::Done { applied_index, took_ns: now_ns.saturating_sub(since_ns) })
+        Ok(Step::Done {
+            applied_index,
+            took_ns: now_ns.saturating_sub(since_ns),
+        })
     }
 }

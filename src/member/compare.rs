@@ -64,7 +64,12 @@ mod tests {
     use super::*;
 
     fn guard(target: CompareTarget, result: CompareResult, union: TargetUnion) -> Compare {
-        Compare { target: target as i32, result: result as i32, target_union: Some(union), ..Compare::default() }
+        Compare {
+            target: target as i32,
+            result: result as i32,
+            target_union: Some(union),
+            ..Compare::default()
+        }
     }
 
     #[test]
@@ -80,12 +85,33 @@ mod tests {
 
     #[test]
     fn each_relation_compares_what_is_there_with_what_is_asked() {
-        let facts = KeyFacts { version: 2, create_revision: 3, mod_revision: 4, lease: 5 };
+        let facts = KeyFacts {
+            version: 2,
+            create_revision: 3,
+            mod_revision: 4,
+            lease: 5,
+        };
         let of = |target, result, union| holds(&guard(target, result, union), facts, Some(b"m"));
-        assert!(of(CompareTarget::Mod, CompareResult::Greater, TargetUnion::ModRevision(3)));
-        assert!(of(CompareTarget::Create, CompareResult::Less, TargetUnion::CreateRevision(4)));
+        assert!(of(
+            CompareTarget::Mod,
+            CompareResult::Greater,
+            TargetUnion::ModRevision(3)
+        ));
+        assert!(of(
+            CompareTarget::Create,
+            CompareResult::Less,
+            TargetUnion::CreateRevision(4)
+        ));
         assert!(of(CompareTarget::Lease, CompareResult::NotEqual, TargetUnion::Lease(4)));
-        assert!(of(CompareTarget::Value, CompareResult::Less, TargetUnion::Value("n".into())));
-        assert!(!of(CompareTarget::Version, CompareResult::Equal, TargetUnion::Version(1)));
+        assert!(of(
+            CompareTarget::Value,
+            CompareResult::Less,
+            TargetUnion::Value("n".into())
+        ));
+        assert!(!of(
+            CompareTarget::Version,
+            CompareResult::Equal,
+            TargetUnion::Version(1)
+        ));
     }
 }

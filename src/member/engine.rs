@@ -28,6 +28,8 @@ use super::{
 const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
+/// A full disk is tried again after this long. Units: nanoseconds.
+const SPACE_RETRY_NS: u64 = 1_000_000_000;
 /// A running range holds physical compaction up for this long. Units: nanoseconds.
 const PIN_WAIT_NS: u64 = 10_000_000_000;
 
@@ -59,6 +61,7 @@ pub struct Engine {
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
     pub(super) campaigned: bool,
+    pub(super) next_space_retry_ns: u64,
 }
 
 /// Who waits for physical compaction, and since when readers hold it up.
@@ -73,7 +76,10 @@ pub(super) struct Compaction {
 impl Compaction {
     /// A compaction that a former run left unfinished goes on.
     pub(super) fn resumed() -> Self {
-        Compaction { active: true, ..Compaction::default() }
+        Compaction {
+            active: true,
+            ..Compaction::default()
+        }
     }
 }
 
@@ -97,7 +103,8 @@ impl Engine {
     pub fn next_deadline_ns(&self) -> u64 {
         let lease = self.member.lessor.next_deadline_ns().unwrap_or(u64::MAX);
         let tick = self.member.next_tick_ns;
-        tick.min(lease.max(self.member.now_ns + 1_000_000)).min(self.committer.next_deadline_ns())
+        tick.min(lease.max(self.member.now_ns + 1_000_000))
+            .min(self.committer.next_deadline_ns())
     }
 
     /// Runs one turn. `events` is drained.
@@ -122,7 +129,7 @@ impl Engine {
         self.compact(now_ns);
         self.publish(out);
         self.commit(disk, now_ns)?;
-        out.more |= !self.to_apply.is_empty() || self.member.raft.has_ready();
+        out.more |= !self.to_apply.is_empty() || self.member.raft.has_ready() || self.committer.has_work();
         if self.dirty {
             self.publish(out);
         }
@@ -142,18 +149,34 @@ impl Engine {
 
     fn take_event(&mut self, event: Event) {
         match event {
-            Event::Request { shard, id, request: Request::CompactionDone { revision } } => {
+            Event::Request {
+                shard,
+                id,
+                request: Request::CompactionDone { revision },
+            } => {
                 self.compaction.waiting.push((revision, shard, id));
                 self.committer.hurry();
             }
-            Event::Request { shard, id, request: Request::Defragment } => {
+            Event::Request {
+                shard,
+                id,
+                request: Request::Defragment,
+            } => {
                 self.defragmenting.push((shard, id));
                 self.committer.start_shrinking();
             }
-            Event::Request { shard, id, request: Request::Propose { .. } } if self.overloaded() => {
+            Event::Request {
+                shard,
+                id,
+                request: Request::Propose { .. },
+            } if self.overloaded() => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
             }
-            Event::Request { shard, id, request: Request::Propose { .. } } if self.wal.space() == Space::Full => {
+            Event::Request {
+                shard,
+                id,
+                request: Request::Propose { .. },
+            } if matches!(self.wal.space(), Space::Exhausted(_)) => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             event => self.member.handle(event),
@@ -242,7 +265,10 @@ impl Engine {
         if !self.compaction.active || now_ns < self.compaction.next_slice_ns {
             return;
         }
-        let waited = self.compaction.held_since_ns.map_or(0, |since| now_ns.saturating_sub(since));
+        let waited = self
+            .compaction
+            .held_since_ns
+            .map_or(0, |since| now_ns.saturating_sub(since));
         match self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS) {
             CompactProgress::Idle => self.compaction.active = false,
             CompactProgress::Waiting => {
@@ -277,7 +303,12 @@ impl Engine {
                 published.view = view;
                 published.blocks.push(block);
             }
-            none => *none = Some(Published { view, blocks: vec![block] }),
+            none => {
+                *none = Some(Published {
+                    view,
+                    blocks: vec![block],
+                })
+            }
         }
     }
 
@@ -315,8 +346,16 @@ impl Engine {
         self.member.metrics.db_size.set(size);
         self.member.metrics.db_in_use.set(in_use);
         let written = self.wal.written_bytes();
-        self.member.metrics.wal_write_bytes.add(written - std::mem::replace(&mut self.last_wal_bytes, written));
-        if self.committer.out_of_space() || self.wal.space() == Space::Full {
+        self.member
+            .metrics
+            .wal_write_bytes
+            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
+        if wal_low && now_ns >= self.next_space_retry_ns {
+            self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
+            self.wal.retry_space();
+        }
+        if self.committer.out_of_space() || wal_low {
             self.raise_no_space();
         }
         Ok(())
@@ -370,7 +409,10 @@ impl Engine {
             member_id: alarm.0,
             alarm: alarm.1,
         };
-        let request = net::pb::etcdserverpb::InternalRaftRequest { alarm: Some(request), ..Default::default() };
+        let request = net::pb::etcdserverpb::InternalRaftRequest {
+            alarm: Some(request),
+            ..Default::default()
+        };
         self.member.propose_own(request);
     }
 }

@@ -81,16 +81,6 @@ impl Lessor {
         }
     }
 
-    /// Number of leases.
-    pub fn len(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Whether there is no lease.
-    pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
-    }
-
     /// Whether the lease is there.
     pub fn contains(&self, id: i64) -> bool {
         self.leases.contains_key(&id)
@@ -114,7 +104,12 @@ impl Lessor {
 
     /// Puts a lease back as it was stored, at boot.
     pub fn restore(&mut self, id: i64, ttl: i64, remaining_ttl: i64) {
-        let lease = Lease { ttl, remaining_ttl, deadline_ns: None, keys: BTreeSet::new() };
+        let lease = Lease {
+            ttl,
+            remaining_ttl,
+            deadline_ns: None,
+            keys: BTreeSet::new(),
+        };
         self.leases.insert(id, lease);
     }
 
@@ -192,8 +187,16 @@ impl Lessor {
             Some(deadline) => (deadline.saturating_sub(now_ns) / NANOS_PER_SECOND) as i64,
             None => lease.seconds_left(),
         };
-        let keys = if with_keys { lease.keys.iter().cloned().collect() } else { Vec::new() };
-        Some(LeaseInfo { remaining_seconds, granted_seconds: lease.ttl, keys })
+        let keys = if with_keys {
+            lease.keys.iter().cloned().collect()
+        } else {
+            Vec::new()
+        };
+        Some(LeaseInfo {
+            remaining_seconds,
+            granted_seconds: lease.ttl,
+            keys,
+        })
     }
 
     /// All lease ids, soonest end first, then by id.
@@ -232,7 +235,10 @@ impl Lessor {
         let left = |deadline: u64| deadline.saturating_sub(now_ns).div_ceil(NANOS_PER_SECOND) as i64;
         let wanted = |lease: &Lease| lease.ttl > ttl_above_seconds;
         let due = self.leases.iter().filter(|(_, lease)| wanted(lease));
-        due.filter_map(|(id, lease)| Some((*id, left(lease.deadline_ns?)))).filter(|(_, s)| *s > 0).take(max).collect()
+        due.filter_map(|(id, lease)| Some((*id, left(lease.deadline_ns?))))
+            .filter(|(_, s)| *s > 0)
+            .take(max)
+            .collect()
     }
 
     /// Notes what is left of a lease (0 clears the note); false when the lease is not there.
@@ -268,7 +274,11 @@ impl Lessor {
 
 impl Lease {
     fn seconds_left(&self) -> i64 {
-        if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl }
+        if self.remaining_ttl > 0 {
+            self.remaining_ttl
+        } else {
+            self.ttl
+        }
     }
 }
 

@@ -49,13 +49,18 @@ mod tests {
 
     #[test]
     fn the_json_of_a_member_is_etcds() {
-        let mut member = MemberInfo { id: 1, peer_urls: vec!["http://a:2380".into()], ..Default::default() };
+        let mut member = MemberInfo {
+            id: 1,
+            peer_urls: vec!["http://a:2380".into()],
+            ..Default::default()
+        };
         let bare = r#"{"id":1,"peerURLs":["http://a:2380"]}"#;
         assert_eq!(serde_json::to_string(&member).unwrap(), bare);
         member.is_learner = true;
         member.name = "m".into();
         member.client_urls = vec!["http://a:2379".into()];
-        let full = r#"{"id":1,"peerURLs":["http://a:2380"],"isLearner":true,"name":"m","clientURLs":["http://a:2379"]}"#;
+        let full =
+            r#"{"id":1,"peerURLs":["http://a:2380"],"isLearner":true,"name":"m","clientURLs":["http://a:2379"]}"#;
         assert_eq!(serde_json::to_string(&member).unwrap(), full);
         assert_eq!(serde_json::from_str::<MemberInfo>(full).unwrap(), member);
     }

@@ -73,7 +73,13 @@ type Path = Vec<bool>;
 impl<'s, 'l> Writer<'s, 'l> {
     /// Wraps an open transaction of a store compacted at `compact_revision`.
     pub fn new(txn: WriteTxn<'s>, lessor: &'l mut Lessor, compact_revision: i64) -> Self {
-        Writer { txn, lessor, compact_revision, changes: 0, counts: WriteCounts::default() }
+        Writer {
+            txn,
+            lessor,
+            compact_revision,
+            changes: 0,
+            counts: WriteCounts::default(),
+        }
     }
 
     /// Ends the transaction: the store's revision with it.
@@ -89,7 +95,10 @@ impl<'s, 'l> Writer<'s, 'l> {
 
     /// Runs a delete.
     pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> Deleted {
-        self.delete(Interval { key: &request.key, range_end: &request.range_end })
+        self.delete(Interval {
+            key: &request.key,
+            range_end: &request.range_end,
+        })
     }
 
     /// Removes keys of an ended lease.
@@ -111,7 +120,11 @@ impl<'s, 'l> Writer<'s, 'l> {
 
     /// Revision the store would have if the transaction ended now.
     fn revision(&self) -> i64 {
-        if self.changes > 0 { self.txn.revision() } else { self.txn.revision() - 1 }
+        if self.changes > 0 {
+            self.txn.revision()
+        } else {
+            self.txn.revision() - 1
+        }
     }
 
     fn choose(&self, request: &TxnRequest, path: &mut Path) -> Applied<()> {
@@ -135,7 +148,10 @@ impl<'s, 'l> Writer<'s, 'l> {
         if compare.range_end.is_empty() {
             return self.key_holds(compare, &compare.key, self.txn.get(&compare.key));
         }
-        let interval = Interval { key: &compare.key, range_end: &compare.range_end };
+        let interval = Interval {
+            key: &compare.key,
+            range_end: &compare.range_end,
+        };
         let mut any = false;
         for (key, info) in self.txn.range(interval) {
             any = true;
@@ -144,7 +160,11 @@ impl<'s, 'l> Writer<'s, 'l> {
             }
         }
         // An empty range is compared as one absent key.
-        if any { Ok(true) } else { self.key_holds(compare, &compare.key, None) }
+        if any {
+            Ok(true)
+        } else {
+            self.key_holds(compare, &compare.key, None)
+        }
     }
 
     fn key_holds(&self, guard: &Compare, key: &[u8], info: Option<KeyInfo>) -> Applied<bool> {
@@ -154,8 +174,16 @@ impl<'s, 'l> Writer<'s, 'l> {
             mod_revision: info.mod_revision.main,
             lease: info.lease,
         });
-        let encoded = if info.is_some() && compare::needs_value(guard) { self.txn.kv(key)? } else { None };
-        Ok(compare::holds(guard, facts, encoded.map(|encoded| decode(encoded).value)))
+        let encoded = if info.is_some() && compare::needs_value(guard) {
+            self.txn.kv(key)?
+        } else {
+            None
+        };
+        Ok(compare::holds(
+            guard,
+            facts,
+            encoded.map(|encoded| decode(encoded).value),
+        ))
     }
 
     fn check_ops(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Applied<()> {
@@ -198,23 +226,42 @@ impl<'s, 'l> Writer<'s, 'l> {
         for op in ops {
             results.push(match &op.request {
                 Some(Op::RequestRange(_)) | None => {
-                    let bound = Rev { main: self.txn.revision(), sub: i64::from(self.changes) };
-                    OpOutcome::Range { bound, revision: self.revision() }
+                    let bound = Rev {
+                        main: self.txn.revision(),
+                        sub: i64::from(self.changes),
+                    };
+                    OpOutcome::Range {
+                        bound,
+                        revision: self.revision(),
+                    }
                 }
                 Some(Op::RequestPut(put)) => {
                     let prev = self.run_put(put)?;
-                    OpOutcome::Put { revision: self.revision(), prev }
+                    OpOutcome::Put {
+                        revision: self.revision(),
+                        prev,
+                    }
                 }
                 Some(Op::RequestDeleteRange(delete)) => OpOutcome::DeleteRange(self.delete_range(delete)),
                 Some(Op::RequestTxn(inner)) => OpOutcome::Txn(self.run_ops(inner, path)?),
             });
         }
-        Ok(TxnOutcome { revision: 0, succeeded, results })
+        Ok(TxnOutcome {
+            revision: 0,
+            succeeded,
+            results,
+        })
     }
 
     fn run_put(&mut self, request: &PutRequest) -> Applied<Option<Rev>> {
-        let kept = if request.ignore_value { self.txn.kv(&request.key)?.map(<[u8]>::to_vec) } else { None };
-        let value = kept.as_deref().map_or(&request.value[..], |encoded| decode(encoded).value);
+        let kept = if request.ignore_value {
+            self.txn.kv(&request.key)?.map(<[u8]>::to_vec)
+        } else {
+            None
+        };
+        let value = kept
+            .as_deref()
+            .map_or(&request.value[..], |encoded| decode(encoded).value);
         let old_lease = self.txn.get(&request.key).map_or(0, |info| info.lease);
         let lease = if request.ignore_lease { old_lease } else { request.lease };
         let prev = self.txn.put(&request.key, value, lease).prev;
@@ -240,7 +287,10 @@ impl<'s, 'l> Writer<'s, 'l> {
             }
             prevs.push(rev(deleted.prev.mod_revision));
         }
-        Deleted { revision: self.revision(), prevs }
+        Deleted {
+            revision: self.revision(),
+            prevs,
+        }
     }
 }
 
@@ -249,7 +299,10 @@ fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 }
 
 fn rev(revision: storage::mvcc::Revision) -> Rev {
-    Rev { main: revision.main, sub: i64::from(revision.sub) }
+    Rev {
+        main: revision.main,
+        sub: i64::from(revision.sub),
+    }
 }
 
 fn decode(encoded: &[u8]) -> Kv<'_> {

@@ -13,7 +13,8 @@ pub struct Exposition {
 impl Exposition {
     /// Heads a family: its help and type lines.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) -> &mut Self {
-        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        self.text
+            .push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         self
     }
 
@@ -51,12 +52,24 @@ impl Exposition {
         for at in 0..N {
             let bound = rows.first().map_or(0.0, |row| row[at].0);
             let count: u64 = rows.iter().map(|row| row[at].1).sum();
-            self.sample(&format!("{name}_bucket"), &format!("{{{labels}{comma}le=\"{bound}\"}}"), count);
+            self.sample(
+                &format!("{name}_bucket"),
+                &format!("{{{labels}{comma}le=\"{bound}\"}}"),
+                count,
+            );
         }
         let count: u64 = parts.iter().map(|part| part.count()).sum();
         let sum: f64 = parts.iter().map(|part| part.sum_seconds()).sum();
-        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        self.sample(&format!("{name}_bucket"), &format!("{{{labels}{comma}le=\"+Inf\"}}"), count);
+        let braces = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{labels}}}")
+        };
+        self.sample(
+            &format!("{name}_bucket"),
+            &format!("{{{labels}{comma}le=\"+Inf\"}}"),
+            count,
+        );
         self.sample(&format!("{name}_sum"), &braces, sum);
         self.sample(&format!("{name}_count"), &braces, count);
     }

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use net::pb::etcdserverpb::{ResponseHeader, WatchResponse};
 use prost::{
     Message,
-    encoding::{encode_key, encode_varint, encoded_len_varint, WireType},
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
 
 use super::{Event, HeaderInfo, Past};
@@ -17,13 +17,28 @@ const MOD_REVISION_FIELD: u32 = 3;
 const FRAGMENT_FIELD: u32 = 7;
 
 fn header(info: HeaderInfo, revision: i64) -> Option<ResponseHeader> {
-    let HeaderInfo { cluster_id, member_id, term } = info;
-    Some(ResponseHeader { cluster_id, member_id, revision, raft_term: term })
+    let HeaderInfo {
+        cluster_id,
+        member_id,
+        term,
+    } = info;
+    Some(ResponseHeader {
+        cluster_id,
+        member_id,
+        revision,
+        raft_term: term,
+    })
 }
 
 /// The answer to a create.
 pub fn created(info: HeaderInfo, revision: i64, watch_id: i64) -> Vec<u8> {
-    WatchResponse { header: header(info, revision), watch_id, created: true, ..Default::default() }.encode_to_vec()
+    WatchResponse {
+        header: header(info, revision),
+        watch_id,
+        created: true,
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 /// The answer to a create that was refused; the stream lives on.
@@ -54,7 +69,12 @@ pub fn canceled(info: HeaderInfo, revision: i64, watch_id: i64, compact_revision
 
 /// A response without events: all up to `revision` has been told.
 pub fn progress(info: HeaderInfo, revision: i64, watch_id: i64) -> Vec<u8> {
-    WatchResponse { header: header(info, revision), watch_id, ..Default::default() }.encode_to_vec()
+    WatchResponse {
+        header: header(info, revision),
+        watch_id,
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 /// Events of one watcher, encoded as they come, cut into responses at the end.
@@ -79,11 +99,19 @@ impl ResponseBuilder {
     /// Appends an event; `prev_kv` adds the key as it was before, where that is still readable.
     pub fn push(&mut self, event: &Event<'_>, prev_kv: bool, past: &dyn Past) {
         let created = event.version == 1 && !event.deleted;
-        let prev = if prev_kv && !created { past.before(event.key, event.main, event.sub) } else { None };
+        let prev = if prev_kv && !created {
+            past.before(event.key, event.main, event.sub)
+        } else {
+            None
+        };
         let type_len = if event.deleted { 2 } else { 0 };
         let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
         // A stored tombstone holds the key alone; its event also tells the revision (behaviours 19).
-        let mod_len = if event.deleted { 1 + encoded_len_varint(event.main as u64) } else { 0 };
+        let mod_len = if event.deleted {
+            1 + encoded_len_varint(event.main as u64)
+        } else {
+            0
+        };
         let kv_len = event.kv.len() + mod_len;
         let body = type_len + field(kv_len) + prev.as_ref().map_or(0, |prev| field(prev.len()));
         encode_key(EVENTS_FIELD, WireType::LengthDelimited, &mut self.bytes);
@@ -119,7 +147,11 @@ impl ResponseBuilder {
         mut send: impl FnMut(&[u8]),
     ) -> u64 {
         let mut head = BytesMut::new();
-        let response = WatchResponse { header: header(info, revision), watch_id, ..Default::default() };
+        let response = WatchResponse {
+            header: header(info, revision),
+            watch_id,
+            ..Default::default()
+        };
         response.encode(&mut head).expect("a BytesMut grows");
         let mut out = BytesMut::new();
         let (mut from, mut at) = (0, 0);

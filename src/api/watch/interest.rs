@@ -51,7 +51,9 @@ impl KeyRange {
 
 /// Whether `[from, end)` is exactly the keys that begin with `from`.
 fn is_prefix_end(from: &[u8], end: &[u8]) -> bool {
-    let Some((last, head)) = from.split_last() else { return false };
+    let Some((last, head)) = from.split_last() else {
+        return false;
+    };
     *last < 0xff && end.len() == from.len() && end[..head.len()] == *head && end[head.len()] == last + 1
 }
 
@@ -157,7 +159,11 @@ mod tests {
     use super::*;
 
     fn range(key: &str, end: &str) -> KeyRange {
-        KeyRange::of(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(end.as_bytes())).unwrap()
+        KeyRange::of(
+            Bytes::copy_from_slice(key.as_bytes()),
+            Bytes::copy_from_slice(end.as_bytes()),
+        )
+        .unwrap()
     }
 
     fn found(interest: &Interest<u32>, key: &str) -> Vec<u32> {
@@ -170,7 +176,13 @@ mod tests {
     #[test]
     fn keys_prefixes_spans_and_open_ends_are_told_apart() {
         let mut interest = Interest::default();
-        let ranges = [range("ab", ""), range("ab", "ac"), range("a", "b"), range("aa", "abz"), range("b", "\0")];
+        let ranges = [
+            range("ab", ""),
+            range("ab", "ac"),
+            range("a", "b"),
+            range("aa", "abz"),
+            range("b", "\0"),
+        ];
         for (id, range) in ranges.iter().enumerate() {
             interest.insert(range, id as u32);
         }

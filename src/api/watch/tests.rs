@@ -86,7 +86,11 @@ impl Wire {
         for response in self.take() {
             for event in response.events {
                 let kv = event.kv.unwrap();
-                all.push((response.watch_id, kv.mod_revision, String::from_utf8(kv.key.to_vec()).unwrap()));
+                all.push((
+                    response.watch_id,
+                    kv.mod_revision,
+                    String::from_utf8(kv.key.to_vec()).unwrap(),
+                ));
             }
         }
         all
@@ -98,7 +102,12 @@ fn hub(revision: i64) -> WatchHub<Call> {
 }
 
 fn watch(key: &'static str, end: &'static str, start_revision: i64) -> WatchCreateRequest {
-    WatchCreateRequest { key: Bytes::from(key), range_end: Bytes::from(end), start_revision, ..Default::default() }
+    WatchCreateRequest {
+        key: Bytes::from(key),
+        range_end: Bytes::from(end),
+        start_revision,
+        ..Default::default()
+    }
 }
 
 fn consume(hub: &mut WatchHub<Call>, story: &Story, from: i64, to: i64, wire: &mut Wire) {
@@ -153,7 +162,14 @@ fn history_and_blocks_join_without_gap_or_repetition() {
 
 #[test]
 fn a_start_below_the_compacted_revision_ends_the_watcher_and_silences_progress() {
-    let (mut hub, mut wire, mut story) = (hub(9), Wire::default(), Story { compacted: 5, ..Default::default() });
+    let (mut hub, mut wire, mut story) = (
+        hub(9),
+        Wire::default(),
+        Story {
+            compacted: 5,
+            ..Default::default()
+        },
+    );
     story.add(9, 0, "a", Some("x"));
     hub.create(CALL, watch("a", "", 4), 9, 0, &mut wire);
     hub.catch_up(&story, &mut wire);
@@ -171,10 +187,31 @@ fn refused_creates_leave_the_stream_alive() {
     let (mut hub, mut wire) = (hub(5), Wire::default());
     hub.create(CALL, watch("b", "a", 0), 5, 0, &mut wire);
     hub.create(CALL, watch("a", "", -1), 5, 0, &mut wire);
-    hub.create(CALL, WatchCreateRequest { watch_id: 7, ..watch("a", "", 0) }, 5, 0, &mut wire);
-    hub.create(CALL, WatchCreateRequest { watch_id: 7, ..watch("a", "", 0) }, 5, 0, &mut wire);
+    hub.create(
+        CALL,
+        WatchCreateRequest {
+            watch_id: 7,
+            ..watch("a", "", 0)
+        },
+        5,
+        0,
+        &mut wire,
+    );
+    hub.create(
+        CALL,
+        WatchCreateRequest {
+            watch_id: 7,
+            ..watch("a", "", 0)
+        },
+        5,
+        0,
+        &mut wire,
+    );
     let responses = wire.take();
-    let reasons: Vec<&str> = responses.iter().map(|response| response.cancel_reason.as_str()).collect();
+    let reasons: Vec<&str> = responses
+        .iter()
+        .map(|response| response.cancel_reason.as_str())
+        .collect();
     assert_eq!(
         reasons,
         [
@@ -203,7 +240,17 @@ fn cancelling_answers_once_and_an_unknown_id_not_at_all() {
 #[test]
 fn filters_and_previous_values() {
     let (mut hub, mut wire, mut story) = (hub(1), Wire::default(), Story::default());
-    hub.create(CALL, WatchCreateRequest { filters: vec![0], prev_kv: true, ..watch("a", "", 0) }, 1, 0, &mut wire);
+    hub.create(
+        CALL,
+        WatchCreateRequest {
+            filters: vec![0],
+            prev_kv: true,
+            ..watch("a", "", 0)
+        },
+        1,
+        0,
+        &mut wire,
+    );
     story.add(2, 0, "a", Some("old"));
     story.add(3, 0, "a", None);
     wire.take();
@@ -275,7 +322,16 @@ fn manual_progress_is_silent_without_watchers_and_with_a_future_start() {
 #[test]
 fn idle_watchers_that_asked_hear_of_the_revision_by_their_own_id() {
     let (mut hub, mut wire, mut story) = (hub(1), Wire::default(), Story::default());
-    hub.create(CALL, WatchCreateRequest { progress_notify: true, ..watch("a", "", 0) }, 1, 0, &mut wire);
+    hub.create(
+        CALL,
+        WatchCreateRequest {
+            progress_notify: true,
+            ..watch("a", "", 0)
+        },
+        1,
+        0,
+        &mut wire,
+    );
     wire.take();
     hub.notify_progress(500_000_000, &mut wire);
     assert!(wire.take().is_empty());
@@ -292,7 +348,16 @@ fn idle_watchers_that_asked_hear_of_the_revision_by_their_own_id() {
 fn a_large_revision_is_split_only_for_those_who_take_fragments() {
     let (mut hub, mut wire, mut story) = (hub(1), Wire::default(), Story::default());
     hub.fragment_bytes = 40;
-    hub.create(CALL, WatchCreateRequest { fragment: true, ..watch("a", "b", 0) }, 1, 0, &mut wire);
+    hub.create(
+        CALL,
+        WatchCreateRequest {
+            fragment: true,
+            ..watch("a", "b", 0)
+        },
+        1,
+        0,
+        &mut wire,
+    );
     hub.create(CALL, watch("a", "b", 0), 1, 0, &mut wire);
     wire.take();
     for (sub, key) in ["a1", "a2", "a3", "a4"].into_iter().enumerate() {
@@ -314,7 +379,14 @@ fn a_response_never_ends_within_a_revision() {
     let story = Story::default();
     let kv = BytesMut::zeroed(50);
     for (main, sub) in [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (4, 0)] {
-        let event = Event { main, sub, deleted: false, key: b"k", kv: &kv, version: 2 };
+        let event = Event {
+            main,
+            sub,
+            deleted: false,
+            key: b"k",
+            kv: &kv,
+            version: 2,
+        };
         builder.push(&event, false, &story);
     }
     let mut counts = Vec::new();

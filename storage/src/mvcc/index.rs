@@ -81,8 +81,16 @@ impl Entry {
 
     /// The key as it was just before the change `bound`. A key changes at most once in a transaction.
     fn before(&self, bound: Revision) -> Option<Found<'_>> {
-        let rev = if self.head.main <= bound.main { self.head } else { self.older.last_at(bound.main)? };
-        let main = if rev.revision() < bound { bound.main } else { bound.main - 1 };
+        let rev = if self.head.main <= bound.main {
+            self.head
+        } else {
+            self.older.last_at(bound.main)?
+        };
+        let main = if rev.revision() < bound {
+            bound.main
+        } else {
+            bound.main - 1
+        };
         self.at(main)
     }
 

@@ -167,7 +167,9 @@ impl<'v> RangeCursor<'v> {
             return self.count() <= max;
         }
         let walk = self.view.index.range_at(self.query.interval, self.at, None);
-        walk.take(usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1)).count() as u64 <= max
+        walk.take(usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1))
+            .count() as u64
+            <= max
     }
 
     /// The next key, nothing at the end or at the limit.

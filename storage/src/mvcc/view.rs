@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use super::{
     AppliedState, Base, HashAll, HashKv, HistoryItem, Interval, RangeCursor, RangeQuery, Revision, StoreError,
-    block::BlockList, index::{At, Index}, overlay::Overlay, scan::ViewRows, store::find_kv,
+    block::BlockList,
+    index::{At, Index},
+    overlay::Overlay,
+    scan::ViewRows,
+    store::find_kv,
 };
 use crate::buckets::Bucket;
 
