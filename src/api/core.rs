@@ -17,7 +17,7 @@ use super::{
     shard::{CallKey, CallState, Wires},
     status::{self, Failure},
 };
-use crate::member::{Outcome, Refusal, Reply, Request, RequestId, View};
+use crate::member::{Outcome, Refusal, Reply, Request, View};
 
 /// What to do with the core's answer to a request.
 #[derive(Debug)]
