@@ -1,9 +1,10 @@
 use super::http2::Client;
 use super::server::TestServer;
 use super::{ask, dial, eventually, read_to_close};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -106,4 +107,47 @@ fn clients_that_vanish_in_the_middle_of_calls_leave_nothing_behind() {
         server.intakes.iter().all(|intake| intake.load() == 0)
     });
     assert_eq!(server.total(|seen| &seen.closed), server.total(|seen| &seen.opened));
+}
+
+/// A GET of `/` on that stream, in 16 bytes (RFC 7541, appendix A: `:method: GET`, `:scheme: http`, `:path: /`).
+fn get_frame(stream: u32) -> Vec<u8> {
+    let block = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    [&[0, 0, 6, 1, 5][..], &stream.to_be_bytes(), &block].concat()
+}
+
+/// More requests than fit into the buffers of both sockets, in either direction.
+const REQUESTS_MAX: u32 = 2_000_000;
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_read_from_no_more() {
+    let server = TestServer::start(1);
+    let mut client = dial(server.address);
+    // Settings and a window that let the server send without end; so what must stop is its reading.
+    client.write_all(PREFACE).unwrap();
+    client
+        .write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff])
+        .unwrap();
+    client
+        .write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0, 0])
+        .unwrap();
+    client.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
+    let mut requests = 0;
+    loop {
+        let frames: Vec<u8> = (requests..requests + 1000).flat_map(|n| get_frame(2 * n + 1)).collect();
+        if let Err(error) = client.write_all(&frames) {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock, "the connection goes on: {error}");
+            break;
+        }
+        requests += 1000;
+        assert!(
+            requests < REQUESTS_MAX,
+            "requests are taken without end from a client that never reads"
+        );
+    }
+    println!(
+        "the server read {} of {requests} requests",
+        server.total(|seen| &seen.messages)
+    );
+    let mut other = dial(server.address);
+    ask(&mut other, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "GET /\n");
 }

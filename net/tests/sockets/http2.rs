@@ -1,7 +1,6 @@
 use super::dial;
 use super::server::{GRACE, TestServer};
 use net::grpc::{ClientConn, ClientEvent, Code, Limits, StreamId};
-use net::io::ShardLimits;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
@@ -151,46 +150,6 @@ fn a_client_that_never_reads_is_not_buffered_for_and_goes_unharmed() {
         }
     }
     assert_eq!(bytes, 200_000_000);
-}
-
-#[test]
-fn a_client_that_asks_and_never_reads_is_not_read_from_without_end() {
-    let limits = ShardLimits {
-        output_bytes_max: 64 << 10,
-        ..ShardLimits::default()
-    };
-    let server = TestServer::start_with(1, limits, 10);
-    let mut client = Client::dial(&server);
-    // One call in peace, which brings the server's settings and window; from then on it reads nothing.
-    let call = client.call("/test/echo", b"hello");
-    client.finish(call);
-    client.socket.set_nonblocking(true).unwrap();
-    let message = vec![b'm'; 4000];
-    let (mut sent, mut still_since, mut last) = (0_usize, Instant::now(), None);
-    // Ask until the server has not taken a byte for half a second, neither by the socket nor by flow control.
-    while still_since.elapsed() < Duration::from_millis(500) {
-        let taken = last.is_none_or(|stream| client.wire.queued(stream) == 0);
-        if taken && let Some(stream) = client.wire.start_call("/test/echo", &[]) {
-            client
-                .wire
-                .send_last_message(stream, message.len(), |out| out.extend_from_slice(&message));
-            last = Some(stream);
-        }
-        match client.socket.write(client.wire.pending_output()) {
-            Ok(n) if n > 0 => {
-                client.wire.advance_output(n);
-                sent += n;
-                still_since = Instant::now();
-                assert!(
-                    sent < 64 << 20,
-                    "the server takes requests without end from a client that never reads"
-                );
-            }
-            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-            _ => thread::sleep(Duration::from_millis(5)),
-        }
-    }
-    println!("stopped after {sent} bytes");
 }
 
 #[test]

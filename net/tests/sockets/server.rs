@@ -192,6 +192,7 @@ impl Application for EchoApp {
                 self.big.remove(&(conn, stream));
             }
             Event::Http { stream, head, .. } => {
+                self.seen.messages.fetch_add(1, Ordering::SeqCst);
                 let text = format!("{} {}\n", head.method(), head.path());
                 wire.respond_http(stream, 200, &[("content-type", "text/plain")], text.as_bytes());
             }
