@@ -1,0 +1,12 @@
+//! Black-box tests: a real server process, driven through its public API alone.
+//!
+//! By default the server is this project's own binary. With `ETCORE_TEST_SERVER` set to the path of another etcd (the
+//! reference), the same stories run against that one; every story here holds for etcd 3.5 too, or says where the two
+//! differ through [`support::Server::is_reference`].
+//!
+//! Environment: `ETCORE_TEST_SERVER` (binary under test), `ETCORE_TEST_ETCD` (reference binary for the differential
+//! tests, else `etcd` on PATH), `ETCORE_TEST_SCALE` (multiplier of volumes, default 1), `ETCORE_TEST_SEED` (replays one
+//! seed).
+
+mod kv_put;
+mod support;
