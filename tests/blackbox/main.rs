@@ -8,5 +8,24 @@
 //! tests, else `etcd` on PATH), `ETCORE_TEST_SCALE` (multiplier of volumes, default 1), `ETCORE_TEST_SEED` (replays one
 //! seed).
 
+mod cluster;
+mod compaction;
+mod etcdctl;
+mod flags;
+mod health;
+mod http;
+mod kv_delete;
 mod kv_put;
+mod kv_range;
+mod lease;
+mod maintenance;
+mod quota;
+mod range_stream;
+mod snapshot;
 mod support;
+mod transport;
+mod txn;
+mod txn_compare;
+mod watch;
+mod watch_history;
+mod watch_progress;

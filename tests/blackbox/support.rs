@@ -51,6 +51,13 @@ pub async fn pause_ms(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
+/// A server with default flags and a client of it.
+pub async fn fresh() -> (Server, Client) {
+    let server = Server::start(&[]).await;
+    let client = server.client();
+    (server, client)
+}
+
 /// Says why a test did nothing.
 pub fn skipped(need: &str) {
     println!("skipped: needs {need}");
