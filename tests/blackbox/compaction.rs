@@ -19,7 +19,10 @@ async fn store_at_9() -> (Server, Client) {
 }
 
 fn at(revision: i64) -> RangeRequest {
-    RangeRequest { revision, ..key_range("k") }
+    RangeRequest {
+        revision,
+        ..key_range("k")
+    }
 }
 
 #[tokio::test]
@@ -30,14 +33,20 @@ async fn below_the_compacted_revision_reads_fail_and_at_it_they_work() {
         refused(client.try_range(at(revision)).await, Code::OutOfRange, COMPACTED);
     }
     for revision in 5..=9 {
-        assert_eq!(client.range(at(revision)).await.kvs[0].value, revision.to_string().into_bytes());
+        assert_eq!(
+            client.range(at(revision)).await.kvs[0].value,
+            revision.to_string().into_bytes()
+        );
     }
 }
 
 #[tokio::test]
 async fn compaction_takes_no_revision_and_keeps_the_present() {
     let (_server, client) = store_at_9().await;
-    let request = CompactionRequest { revision: 9, physical: false };
+    let request = CompactionRequest {
+        revision: 9,
+        physical: false,
+    };
     let answer = client.kv.clone().compact(request).await.unwrap().into_inner();
     assert_eq!(revision(&answer.header), 9);
     assert_eq!(client.get("k").await.unwrap(), b"9");
@@ -70,7 +79,16 @@ async fn a_key_deleted_before_the_compaction_is_gone_for_good() {
     client.delete("gone").await;
     client.put("stays", "1").await;
     client.compact(3).await;
-    assert!(client.range(RangeRequest { revision: 3, ..key_range("gone") }).await.kvs.is_empty());
+    assert!(
+        client
+            .range(RangeRequest {
+                revision: 3,
+                ..key_range("gone")
+            })
+            .await
+            .kvs
+            .is_empty()
+    );
     client.put("gone", "2").await;
     let kv = client.range(key_range("gone")).await.kvs.remove(0);
     assert_eq!((kv.create_revision, kv.version), (5, 1));
@@ -86,7 +104,10 @@ async fn an_untouched_key_survives_every_compaction() {
         client.compact(3 + i).await;
     }
     let kv = client.range(key_range("old")).await.kvs.remove(0);
-    assert_eq!((kv.create_revision, kv.mod_revision, kv.value.as_slice()), (2, 2, b"first".as_slice()));
+    assert_eq!(
+        (kv.create_revision, kv.mod_revision, kv.value.as_slice()),
+        (2, 2, b"first".as_slice())
+    );
     assert_eq!(client.range(key_range("busy")).await.kvs[0].version, 20);
 }
 
@@ -128,7 +149,16 @@ async fn a_large_compaction_answers_reads_and_writes_meanwhile() {
     client.try_compact(1001).await.unwrap();
     for i in 0..50 {
         client.put("meanwhile", i.to_string()).await;
-        assert_eq!(client.range(RangeRequest { count_only: true, ..prefix_range("k") }).await.count, 200);
+        assert_eq!(
+            client
+                .range(RangeRequest {
+                    count_only: true,
+                    ..prefix_range("k")
+                })
+                .await
+                .count,
+            200
+        );
     }
     let kvs = client.range(prefix_range("k")).await.kvs;
     assert!(kvs.iter().all(|kv| kv.value == b"4" && kv.version == 5));

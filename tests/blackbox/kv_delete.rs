@@ -4,7 +4,11 @@ use crate::support::{pb::etcdserverpb::DeleteRangeRequest, *};
 use tonic::Code;
 
 fn delete_between(key: &str, end: &[u8]) -> DeleteRangeRequest {
-    DeleteRangeRequest { key: key.into(), range_end: end.to_vec(), prev_kv: false }
+    DeleteRangeRequest {
+        key: key.into(),
+        range_end: end.to_vec(),
+        prev_kv: false,
+    }
 }
 
 #[tokio::test]
@@ -56,9 +60,15 @@ async fn a_delete_returns_the_previous_pairs_when_asked() {
     client.put("a", "1").await;
     client.put("b", "2").await;
     client.put("b", "3").await;
-    let asked = DeleteRangeRequest { prev_kv: true, ..delete_between("a", b"\0") };
+    let asked = DeleteRangeRequest {
+        prev_kv: true,
+        ..delete_between("a", b"\0")
+    };
     let previous = client.try_delete(asked).await.unwrap().prev_kvs;
-    let seen: Vec<_> = previous.iter().map(|kv| (kv.value.as_slice(), kv.mod_revision, kv.version)).collect();
+    let seen: Vec<_> = previous
+        .iter()
+        .map(|kv| (kv.value.as_slice(), kv.mod_revision, kv.version))
+        .collect();
     assert_eq!(seen, [(b"1".as_slice(), 2, 1), (b"3".as_slice(), 4, 2)]);
 }
 
@@ -79,7 +89,10 @@ async fn a_deleted_key_is_still_there_in_the_past() {
     client.put("k", "1").await;
     client.delete("k").await;
     assert_eq!(client.get("k").await, None);
-    let past = pb::etcdserverpb::RangeRequest { revision: 2, ..key_range("k") };
+    let past = pb::etcdserverpb::RangeRequest {
+        revision: 2,
+        ..key_range("k")
+    };
     assert_eq!(client.range(past).await.kvs[0].value, b"1");
 }
 

@@ -55,20 +55,43 @@ async fn a_put_without_a_key_is_refused() {
 async fn ignore_value_keeps_the_value_and_still_writes() {
     let (_server, client) = fresh().await;
     client.put("k", "kept").await;
-    let touched = client.try_put(PutRequest { ignore_value: true, ..put_request("k", "") }).await.unwrap();
+    let touched = client
+        .try_put(PutRequest {
+            ignore_value: true,
+            ..put_request("k", "")
+        })
+        .await
+        .unwrap();
     assert_eq!(revision(&touched.header), 3, "a touch is a write");
     let kv = client.range(key_range("k")).await.kvs.remove(0);
-    assert_eq!((kv.value.as_slice(), kv.version, kv.mod_revision), (b"kept".as_slice(), 2, 3));
+    assert_eq!(
+        (kv.value.as_slice(), kv.version, kv.mod_revision),
+        (b"kept".as_slice(), 2, 3)
+    );
 }
 
 #[tokio::test]
 async fn ignore_value_needs_an_existing_key_and_no_value() {
     let (_server, client) = fresh().await;
-    let missing = PutRequest { ignore_value: true, ..put_request("missing", "") };
-    refused(client.try_put(missing).await, Code::InvalidArgument, "etcdserver: key not found");
+    let missing = PutRequest {
+        ignore_value: true,
+        ..put_request("missing", "")
+    };
+    refused(
+        client.try_put(missing).await,
+        Code::InvalidArgument,
+        "etcdserver: key not found",
+    );
     client.put("k", "v").await;
-    let both = PutRequest { ignore_value: true, ..put_request("k", "new") };
-    refused(client.try_put(both).await, Code::InvalidArgument, "etcdserver: value is provided");
+    let both = PutRequest {
+        ignore_value: true,
+        ..put_request("k", "new")
+    };
+    refused(
+        client.try_put(both).await,
+        Code::InvalidArgument,
+        "etcdserver: value is provided",
+    );
     assert_eq!(client.revision().await, 2, "refused puts take no revision");
 }
 
@@ -76,35 +99,84 @@ async fn ignore_value_needs_an_existing_key_and_no_value() {
 async fn ignore_lease_keeps_the_lease_and_needs_an_existing_key() {
     let (_server, client) = fresh().await;
     let lease = client.grant(1000).await;
-    client.try_put(PutRequest { lease, ..put_request("k", "1") }).await.unwrap();
-    client.try_put(PutRequest { ignore_lease: true, ..put_request("k", "2") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease,
+            ..put_request("k", "1")
+        })
+        .await
+        .unwrap();
+    client
+        .try_put(PutRequest {
+            ignore_lease: true,
+            ..put_request("k", "2")
+        })
+        .await
+        .unwrap();
     let kv = client.range(key_range("k")).await.kvs.remove(0);
     assert_eq!((kv.value.as_slice(), kv.lease), (b"2".as_slice(), lease));
-    let missing = PutRequest { ignore_lease: true, ..put_request("missing", "") };
-    refused(client.try_put(missing).await, Code::InvalidArgument, "etcdserver: key not found");
-    let both = PutRequest { ignore_lease: true, lease, ..put_request("k", "3") };
-    refused(client.try_put(both).await, Code::InvalidArgument, "etcdserver: lease is provided");
+    let missing = PutRequest {
+        ignore_lease: true,
+        ..put_request("missing", "")
+    };
+    refused(
+        client.try_put(missing).await,
+        Code::InvalidArgument,
+        "etcdserver: key not found",
+    );
+    let both = PutRequest {
+        ignore_lease: true,
+        lease,
+        ..put_request("k", "3")
+    };
+    refused(
+        client.try_put(both).await,
+        Code::InvalidArgument,
+        "etcdserver: lease is provided",
+    );
 }
 
 #[tokio::test]
 async fn a_put_without_a_lease_detaches_the_old_one() {
     let (_server, client) = fresh().await;
     let lease = client.grant(1000).await;
-    client.try_put(PutRequest { lease, ..put_request("k", "1") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease,
+            ..put_request("k", "1")
+        })
+        .await
+        .unwrap();
     assert_eq!(client.time_to_live(lease).await.keys, [b"k"]);
     client.put("k", "2").await;
     assert_eq!(client.range(key_range("k")).await.kvs[0].lease, 0);
     assert!(client.time_to_live(lease).await.keys.is_empty());
     client.try_revoke(lease).await.unwrap();
-    assert_eq!(client.get("k").await.as_deref(), Some(b"2".as_slice()), "the key outlives its old lease");
+    assert_eq!(
+        client.get("k").await.as_deref(),
+        Some(b"2".as_slice()),
+        "the key outlives its old lease"
+    );
 }
 
 #[tokio::test]
 async fn a_put_moves_a_key_from_one_lease_to_another() {
     let (_server, client) = fresh().await;
     let (old, new) = (client.grant(1000).await, client.grant(1000).await);
-    client.try_put(PutRequest { lease: old, ..put_request("k", "1") }).await.unwrap();
-    client.try_put(PutRequest { lease: new, ..put_request("k", "2") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease: old,
+            ..put_request("k", "1")
+        })
+        .await
+        .unwrap();
+    client
+        .try_put(PutRequest {
+            lease: new,
+            ..put_request("k", "2")
+        })
+        .await
+        .unwrap();
     assert!(client.time_to_live(old).await.keys.is_empty());
     assert_eq!(client.time_to_live(new).await.keys, [b"k"]);
 }
@@ -112,7 +184,12 @@ async fn a_put_moves_a_key_from_one_lease_to_another() {
 #[tokio::test]
 async fn a_put_with_an_unknown_lease_is_refused() {
     let (_server, client) = fresh().await;
-    let answer = client.try_put(PutRequest { lease: 12345, ..put_request("k", "v") }).await;
+    let answer = client
+        .try_put(PutRequest {
+            lease: 12345,
+            ..put_request("k", "v")
+        })
+        .await;
     refused(answer, Code::NotFound, "etcdserver: requested lease not found");
     assert_eq!(client.revision().await, 1);
     assert_eq!(client.get("k").await, None);
@@ -166,7 +243,10 @@ async fn concurrent_puts_each_get_a_revision_of_their_own() {
     }
     let stored = client.range(prefix_range("k")).await;
     for (i, kv) in stored.kvs.iter().enumerate() {
-        assert_eq!(kv.mod_revision, revisions[i], "the header names the revision of the write");
+        assert_eq!(
+            kv.mod_revision, revisions[i],
+            "the header names the revision of the write"
+        );
     }
     revisions.sort();
     assert_eq!(revisions, (2..202).collect::<Vec<i64>>());
@@ -177,7 +257,10 @@ async fn a_header_names_cluster_member_revision_and_term() {
     let (_server, client) = fresh().await;
     let first = client.try_put(put_request("k", "v")).await.unwrap().header.unwrap();
     let second = client.range(key_range("k")).await.header.unwrap();
-    assert!(first.cluster_id != 0 && first.member_id != 0 && first.raft_term >= 2, "{first:?}");
+    assert!(
+        first.cluster_id != 0 && first.member_id != 0 && first.raft_term >= 2,
+        "{first:?}"
+    );
     assert_eq!(first, second, "a read right after sees the same state");
 }
 

@@ -1,7 +1,9 @@
 //! Leases: granting, keeping alive, ending, and the keys that end with them.
 
 use crate::support::{
-    pb::etcdserverpb::{LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, PutRequest},
+    pb::etcdserverpb::{
+        LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, PutRequest,
+    },
     *,
 };
 use std::time::Instant;
@@ -13,7 +15,13 @@ const NOT_FOUND: &str = "etcdserver: requested lease not found";
 
 /// With a tick of 20 ms the least TTL is one second.
 async fn leased(client: &Client, id: i64, key: &str) {
-    client.try_put(PutRequest { lease: id, ..put_request(key, "v") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease: id,
+            ..put_request(key, "v")
+        })
+        .await
+        .unwrap();
 }
 
 struct KeepAlive {
@@ -26,7 +34,11 @@ impl KeepAlive {
         let (requests, receiver) = mpsc::channel(100);
         requests.send(LeaseKeepAliveRequest { id }).await.unwrap();
         let mut lease = client.lease.clone();
-        let opened = within("a keepalive stream", lease.lease_keep_alive(ReceiverStream::new(receiver))).await;
+        let opened = within(
+            "a keepalive stream",
+            lease.lease_keep_alive(ReceiverStream::new(receiver)),
+        )
+        .await;
         let mut responses = opened.expect("the stream opens").into_inner();
         let first = within("the first renewal", responses.message()).await.unwrap().unwrap();
         (KeepAlive { requests, responses }, first)
@@ -39,7 +51,13 @@ impl KeepAlive {
 }
 
 async fn lease_ids(client: &Client) -> Vec<i64> {
-    let answer = client.lease.clone().lease_leases(LeaseLeasesRequest {}).await.unwrap().into_inner();
+    let answer = client
+        .lease
+        .clone()
+        .lease_leases(LeaseLeasesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     answer.leases.iter().map(|lease| lease.id).collect()
 }
 
@@ -58,7 +76,11 @@ async fn a_grant_answers_id_and_ttl() {
 async fn an_id_in_use_or_a_huge_ttl_is_refused() {
     let (_server, client) = fresh().await;
     client.try_grant(7, 100).await.unwrap();
-    refused(client.try_grant(7, 200).await, Code::FailedPrecondition, "etcdserver: lease already exists");
+    refused(
+        client.try_grant(7, 200).await,
+        Code::FailedPrecondition,
+        "etcdserver: lease already exists",
+    );
     let answer = client.try_grant(8, 9_000_000_001).await;
     refused(answer, Code::OutOfRange, "etcdserver: too large lease TTL");
     assert_eq!(client.try_grant(9, 9_000_000_000).await.unwrap().ttl, 9_000_000_000);
@@ -69,7 +91,11 @@ async fn a_small_ttl_is_raised_to_the_minimum() {
     let server = Server::start(&["--heartbeat-interval=100", "--election-timeout=1000"]).await;
     let client = server.client();
     for (wanted, granted) in [(1, 2), (0, 2), (-5, 2), (2, 2), (3, 3)] {
-        let answer = client.lease.clone().lease_grant(LeaseGrantRequest { ttl: wanted, id: 0 }).await;
+        let answer = client
+            .lease
+            .clone()
+            .lease_grant(LeaseGrantRequest { ttl: wanted, id: 0 })
+            .await;
         assert_eq!(answer.unwrap().into_inner().ttl, granted, "asked for {wanted}");
     }
 }
@@ -87,7 +113,17 @@ async fn time_to_live_tells_what_is_left_and_which_keys() {
     answer.keys.sort();
     assert_eq!(answer.keys, [b"a", b"b"]);
     let request = pb::etcdserverpb::LeaseTimeToLiveRequest { id, keys: false };
-    assert!(client.lease.clone().lease_time_to_live(request).await.unwrap().into_inner().keys.is_empty());
+    assert!(
+        client
+            .lease
+            .clone()
+            .lease_time_to_live(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .keys
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -163,7 +199,11 @@ async fn a_lease_kept_alive_lives_on() {
     }
     assert!(client.get("k").await.is_some(), "twice its time has passed");
     client.try_revoke(id).await.unwrap();
-    assert_eq!(stream.renew(id).await.ttl, 0, "the stream tells that it is gone and stays open");
+    assert_eq!(
+        stream.renew(id).await.ttl,
+        0,
+        "the stream tells that it is gone and stays open"
+    );
 }
 
 #[tokio::test]
@@ -235,7 +275,10 @@ async fn many_leases_end_together_without_losing_a_key_too_many() {
     }
     client.try_grant(1000, 1000).await.unwrap();
     leased(&client, 1000, "stays").await;
-    eventually("the end of all short leases", || async { client.keys("k").await.is_empty() }).await;
+    eventually("the end of all short leases", || async {
+        client.keys("k").await.is_empty()
+    })
+    .await;
     assert_eq!(lease_ids(&client).await, [1000]);
     assert!(client.get("stays").await.is_some());
 }

@@ -39,11 +39,26 @@ async fn the_chunks_of_a_range_add_up_to_it() {
     let Some((_server, client)) = store().await else { return };
     for range in [
         prefix_range("k"),
-        RangeRequest { limit: 120, ..prefix_range("k") },
-        RangeRequest { keys_only: true, ..prefix_range("k") },
-        RangeRequest { revision: 100, ..prefix_range("k") },
-        RangeRequest { count_only: true, ..prefix_range("k") },
-        RangeRequest { serializable: true, ..key_range("k007") },
+        RangeRequest {
+            limit: 120,
+            ..prefix_range("k")
+        },
+        RangeRequest {
+            keys_only: true,
+            ..prefix_range("k")
+        },
+        RangeRequest {
+            revision: 100,
+            ..prefix_range("k")
+        },
+        RangeRequest {
+            count_only: true,
+            ..prefix_range("k")
+        },
+        RangeRequest {
+            serializable: true,
+            ..key_range("k007")
+        },
         key_range("missing"),
     ] {
         let whole = client.range(range.clone()).await;
@@ -58,17 +73,35 @@ async fn the_chunks_of_a_range_add_up_to_it() {
 #[tokio::test]
 async fn only_the_last_chunk_has_header_count_and_more() {
     let Some((_server, client)) = store().await else { return };
-    let chunks = chunks(&client, RangeRequest { limit: 299, ..prefix_range("k") }).await.unwrap();
+    let chunks = chunks(
+        &client,
+        RangeRequest {
+            limit: 299,
+            ..prefix_range("k")
+        },
+    )
+    .await
+    .unwrap();
     assert!(chunks.len() > 1, "six megabytes do not come in one chunk");
     let (last, others) = chunks.split_last().unwrap();
-    assert!(others.iter().all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.more));
+    assert!(
+        others
+            .iter()
+            .all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.more)
+    );
     assert!(last.header.is_some() && last.count == 300 && last.more);
 }
 
 #[tokio::test]
 async fn a_stream_stays_at_its_revision() {
     let Some((_server, client)) = store().await else { return };
-    let mut stream = client.kv.clone().range_stream(prefix_range("k")).await.unwrap().into_inner();
+    let mut stream = client
+        .kv
+        .clone()
+        .range_stream(prefix_range("k"))
+        .await
+        .unwrap()
+        .into_inner();
     let mut seen = stream.message().await.unwrap().unwrap().range_response.unwrap().kvs;
     for i in 0..300 {
         client.put(format!("k{i:03}"), "changed").await;
@@ -83,13 +116,30 @@ async fn a_stream_stays_at_its_revision() {
 #[tokio::test]
 async fn a_sorted_stream_and_bad_ranges_are_refused() {
     let Some((_server, client)) = store().await else { return };
-    let sorted = RangeRequest { sort_order: SortOrder::Descend.into(), ..prefix_range("k") };
+    let sorted = RangeRequest {
+        sort_order: SortOrder::Descend.into(),
+        ..prefix_range("k")
+    };
     assert_eq!(chunks(&client, sorted).await.unwrap_err().code(), Code::Unimplemented);
-    refused(chunks(&client, key_range("")).await, Code::InvalidArgument, "etcdserver: key is not provided");
-    let future = RangeRequest { revision: 1000, ..prefix_range("k") };
+    refused(
+        chunks(&client, key_range("")).await,
+        Code::InvalidArgument,
+        "etcdserver: key is not provided",
+    );
+    let future = RangeRequest {
+        revision: 1000,
+        ..prefix_range("k")
+    };
     let text = "etcdserver: mvcc: required revision is a future revision";
     refused(chunks(&client, future).await, Code::OutOfRange, text);
     client.compact(100).await;
-    let past = RangeRequest { revision: 50, ..prefix_range("k") };
-    refused(chunks(&client, past).await, Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+    let past = RangeRequest {
+        revision: 50,
+        ..prefix_range("k")
+    };
+    refused(
+        chunks(&client, past).await,
+        Code::OutOfRange,
+        "etcdserver: mvcc: required revision has been compacted",
+    );
 }

@@ -34,7 +34,9 @@ async fn the_guards_choose_the_branch() {
 async fn all_writes_of_a_transaction_share_one_revision() {
     let (_server, client) = fresh().await;
     client.put("old", "v").await;
-    let answer = client.txn(txn_of(vec![put_op("a", "1"), put_op("b", "2"), delete_op("old")])).await;
+    let answer = client
+        .txn(txn_of(vec![put_op("a", "1"), put_op("b", "2"), delete_op("old")]))
+        .await;
     assert_eq!(revision(&answer.header), 3);
     let kvs = client.range(all_range()).await.kvs;
     assert_eq!(keys(&kvs), ["a", "b"]);
@@ -63,19 +65,37 @@ async fn deletes_that_find_nothing_take_no_revision() {
 async fn a_range_sees_the_writes_before_it_and_not_those_after() {
     let (_server, client) = fresh().await;
     client.put("k", "old").await;
-    let ops = vec![get_op("k"), put_op("k", "new"), get_op("k"), delete_prefix_op("z"), put_op("l", "1"), get_op("l")];
+    let ops = vec![
+        get_op("k"),
+        put_op("k", "new"),
+        get_op("k"),
+        delete_prefix_op("z"),
+        put_op("l", "1"),
+        get_op("l"),
+    ];
     let answer = client.txn(txn_of(ops)).await;
     let value = |i: usize| as_range(&answer.responses[i].response).kvs[0].value.clone();
-    assert_eq!((value(0), value(2), value(5)), (b"old".to_vec(), b"new".to_vec(), b"1".to_vec()));
+    assert_eq!(
+        (value(0), value(2), value(5)),
+        (b"old".to_vec(), b"new".to_vec(), b"1".to_vec())
+    );
     let inside = as_range(&answer.responses[2].response);
-    assert_eq!((inside.kvs[0].mod_revision, inside.kvs[0].version, inside.count), (3, 2, 1));
+    assert_eq!(
+        (inside.kvs[0].mod_revision, inside.kvs[0].version, inside.count),
+        (3, 2, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_delete_sees_the_puts_of_a_later_neighbour_only_after_them() {
     let (_server, client) = fresh().await;
     client.put("a1", "v").await;
-    let ops = vec![delete_prefix_op("a"), range_op(prefix_range("a")), put_op("b1", "v"), delete_prefix_op("c")];
+    let ops = vec![
+        delete_prefix_op("a"),
+        range_op(prefix_range("a")),
+        put_op("b1", "v"),
+        delete_prefix_op("c"),
+    ];
     let answer = client.txn(txn_of(ops)).await;
     assert_eq!(as_delete(&answer.responses[0].response).deleted, 1);
     assert_eq!(as_range(&answer.responses[1].response).count, 0);
@@ -87,7 +107,10 @@ async fn a_range_with_an_old_revision_reads_the_past_inside_a_transaction() {
     let (_server, client) = fresh().await;
     client.put("k", "2").await;
     client.put("k", "3").await;
-    let past = range_op(RangeRequest { revision: 2, ..key_range("k") });
+    let past = range_op(RangeRequest {
+        revision: 2,
+        ..key_range("k")
+    });
     let answer = client.txn(txn_of(vec![put_op("k", "4"), past])).await;
     assert_eq!(as_range(&answer.responses[1].response).kvs[0].value, b"2");
 }
@@ -102,14 +125,27 @@ async fn a_future_or_compacted_revision_fails_the_whole_transaction() {
     let future = "etcdserver: mvcc: required revision is a future revision";
     let compacted = "etcdserver: mvcc: required revision has been compacted";
     for (revision, text) in [(6, future), (100, future), (3, compacted)] {
-        let bad = range_op(RangeRequest { revision, ..key_range("k") });
+        let bad = range_op(RangeRequest {
+            revision,
+            ..key_range("k")
+        });
         let answer = client.try_txn(txn_of(vec![put_op("k", "never"), bad])).await;
         refused(answer, Code::OutOfRange, text);
-        assert_eq!((client.get("k").await.unwrap(), client.revision().await), (b"5".to_vec(), 5));
+        assert_eq!(
+            (client.get("k").await.unwrap(), client.revision().await),
+            (b"5".to_vec(), 5)
+        );
     }
-    let not_taken = range_op(RangeRequest { revision: 100, ..key_range("k") });
+    let not_taken = range_op(RangeRequest {
+        revision: 100,
+        ..key_range("k")
+    });
     client.txn(txn(vec![], vec![put_op("k", "new")], vec![not_taken])).await;
-    assert_eq!(client.get("k").await.unwrap(), b"new", "the branch not taken is not checked");
+    assert_eq!(
+        client.get("k").await.unwrap(),
+        b"new",
+        "the branch not taken is not checked"
+    );
 }
 
 #[tokio::test]
@@ -117,10 +153,15 @@ async fn headers_inside_carry_the_revision_alone() {
     let (_server, client) = fresh().await;
     client.put("old", "v").await;
     let nested = txn_op(txn_of(vec![put_op("n", "1")]));
-    let answer = client.txn(txn_of(vec![put_op("k", "1"), get_op("k"), delete_op("old"), nested])).await;
+    let answer = client
+        .txn(txn_of(vec![put_op("k", "1"), get_op("k"), delete_op("old"), nested]))
+        .await;
     let outer = answer.header.as_ref().unwrap();
     assert!(outer.cluster_id != 0 && outer.member_id != 0 && outer.raft_term != 0 && outer.revision == 3);
-    let (put, range) = (as_put(&answer.responses[0].response), as_range(&answer.responses[1].response));
+    let (put, range) = (
+        as_put(&answer.responses[0].response),
+        as_range(&answer.responses[1].response),
+    );
     let delete = as_delete(&answer.responses[2].response);
     for header in [&put.header, &range.header, &delete.header] {
         let header = header.as_ref().expect("the header is there");
@@ -128,8 +169,14 @@ async fn headers_inside_carry_the_revision_alone() {
         assert_eq!(header.revision, 3);
     }
     let inner = as_txn(&answer.responses[3].response);
-    let empty = inner.header.as_ref().expect("the header of a nested transaction is there");
-    assert_eq!((empty.cluster_id, empty.member_id, empty.raft_term, empty.revision), (0, 0, 0, 0));
+    let empty = inner
+        .header
+        .as_ref()
+        .expect("the header of a nested transaction is there");
+    assert_eq!(
+        (empty.cluster_id, empty.member_id, empty.raft_term, empty.revision),
+        (0, 0, 0, 0)
+    );
     assert_eq!(revision(&as_put(&inner.responses[0].response).header), 3);
 }
 
@@ -137,9 +184,15 @@ async fn headers_inside_carry_the_revision_alone() {
 async fn previous_pairs_come_when_asked() {
     let (_server, client) = fresh().await;
     client.put("k", "old").await;
-    let put = op(Request::RequestPut(PutRequest { prev_kv: true, ..put_request("k", "new") }));
+    let put = op(Request::RequestPut(PutRequest {
+        prev_kv: true,
+        ..put_request("k", "new")
+    }));
     let answer = client.txn(txn_of(vec![put])).await;
-    assert_eq!(as_put(&answer.responses[0].response).prev_kv.as_ref().unwrap().value, b"old");
+    assert_eq!(
+        as_put(&answer.responses[0].response).prev_kv.as_ref().unwrap().value,
+        b"old"
+    );
 }
 
 #[tokio::test]
@@ -156,8 +209,16 @@ async fn a_key_is_put_at_most_once_in_a_branch() {
         vec![delete_op("a"), nested_put()],
     ];
     for ops in duplicates {
-        refused(client.try_txn(txn_of(ops.clone())).await, Code::InvalidArgument, DUPLICATE);
-        refused(client.try_txn(txn(vec![], vec![], ops)).await, Code::InvalidArgument, DUPLICATE);
+        refused(
+            client.try_txn(txn_of(ops.clone())).await,
+            Code::InvalidArgument,
+            DUPLICATE,
+        );
+        refused(
+            client.try_txn(txn(vec![], vec![], ops)).await,
+            Code::InvalidArgument,
+            DUPLICATE,
+        );
     }
     assert_eq!(client.revision().await, 1);
 }
@@ -166,10 +227,16 @@ async fn a_key_is_put_at_most_once_in_a_branch() {
 async fn overlaps_that_cannot_conflict_are_allowed() {
     let (_server, client) = fresh().await;
     let put = |value| vec![put_op("a", value)];
-    client.txn(txn_of(vec![delete_op("a"), delete_op("a"), delete_prefix_op("a")])).await;
+    client
+        .txn(txn_of(vec![delete_op("a"), delete_op("a"), delete_prefix_op("a")]))
+        .await;
     client.txn(txn(vec![], put("then"), put("else"))).await;
-    client.txn(txn_of(vec![txn_op(txn(vec![], put("then"), put("else")))])).await;
-    client.txn(txn_of(vec![put_op("b", "1"), get_op("b"), range_op(all_range())])).await;
+    client
+        .txn(txn_of(vec![txn_op(txn(vec![], put("then"), put("else")))]))
+        .await;
+    client
+        .txn(txn_of(vec![put_op("b", "1"), get_op("b"), range_op(all_range())]))
+        .await;
 }
 
 #[tokio::test]
@@ -178,7 +245,11 @@ async fn a_list_holds_at_most_128_entries() {
     let puts = |count: usize| (0..count).map(|i| put_op(&format!("k{i}"), "v")).collect::<Vec<_>>();
     let compares = |count| vec![compare("k", Equal, TargetUnion::Version(0)); count];
     client.txn(txn(compares(128), puts(128), puts(128))).await;
-    for request in [txn_of(puts(129)), txn(vec![], vec![], puts(129)), txn(compares(129), vec![], vec![])] {
+    for request in [
+        txn_of(puts(129)),
+        txn(vec![], vec![], puts(129)),
+        txn(compares(129), vec![], vec![]),
+    ] {
         refused(client.try_txn(request).await, Code::InvalidArgument, TOO_MANY);
     }
 }
@@ -192,15 +263,28 @@ async fn max_txn_ops_moves_the_limit_and_nesting_eats_from_it() {
     refused(client.try_txn(txn_of(gets(5))).await, Code::InvalidArgument, TOO_MANY);
     // The outer list is one long, so three are left for the inner one.
     client.txn(txn_of(vec![txn_op(txn_of(gets(3)))])).await;
-    refused(client.try_txn(txn_of(vec![txn_op(txn_of(gets(4)))])).await, Code::InvalidArgument, TOO_MANY);
+    refused(
+        client.try_txn(txn_of(vec![txn_op(txn_of(gets(4)))])).await,
+        Code::InvalidArgument,
+        TOO_MANY,
+    );
 }
 
 #[tokio::test]
 async fn an_operation_without_a_body_or_key_is_refused() {
     let (_server, client) = fresh().await;
     let empty = RequestOp { request: None };
-    refused(client.try_txn(txn_of(vec![empty])).await, Code::InvalidArgument, "etcdserver: key not found");
-    for bad in [put_op("", "v"), get_op(""), delete_op(""), txn_op(txn_of(vec![put_op("", "v")]))] {
+    refused(
+        client.try_txn(txn_of(vec![empty])).await,
+        Code::InvalidArgument,
+        "etcdserver: key not found",
+    );
+    for bad in [
+        put_op("", "v"),
+        get_op(""),
+        delete_op(""),
+        txn_op(txn_of(vec![put_op("", "v")])),
+    ] {
         let answer = client.try_txn(txn(vec![], vec![], vec![bad])).await;
         refused(answer, Code::InvalidArgument, "etcdserver: key is not provided");
     }
@@ -209,10 +293,16 @@ async fn an_operation_without_a_body_or_key_is_refused() {
 #[tokio::test]
 async fn an_unknown_lease_or_missing_key_fails_the_whole_transaction() {
     let (_server, client) = fresh().await;
-    let leased = op(Request::RequestPut(PutRequest { lease: 777, ..put_request("b", "v") }));
+    let leased = op(Request::RequestPut(PutRequest {
+        lease: 777,
+        ..put_request("b", "v")
+    }));
     let answer = client.try_txn(txn_of(vec![put_op("a", "v"), leased])).await;
     refused(answer, Code::NotFound, "etcdserver: requested lease not found");
-    let touch = op(Request::RequestPut(PutRequest { ignore_value: true, ..put_request("b", "") }));
+    let touch = op(Request::RequestPut(PutRequest {
+        ignore_value: true,
+        ..put_request("b", "")
+    }));
     let answer = client.try_txn(txn_of(vec![put_op("a", "v"), touch])).await;
     refused(answer, Code::InvalidArgument, "etcdserver: key not found");
     assert_eq!(client.revision().await, 1, "nothing was written");
@@ -222,12 +312,22 @@ async fn an_unknown_lease_or_missing_key_fails_the_whole_transaction() {
 async fn guards_of_nested_transactions_see_the_state_before_all() {
     let (_server, client) = fresh().await;
     let absent = || vec![compare("k", Equal, TargetUnion::Version(0))];
-    let inner = txn_op(txn(absent(), vec![put_op("inner", "then")], vec![put_op("inner", "else")]));
+    let inner = txn_op(txn(
+        absent(),
+        vec![put_op("inner", "then")],
+        vec![put_op("inner", "else")],
+    ));
     let answer = client.txn(txn(absent(), vec![put_op("k", "v"), inner], vec![])).await;
-    assert!(as_txn(&answer.responses[1].response).succeeded, "the put of k comes too late for the guard");
+    assert!(
+        as_txn(&answer.responses[1].response).succeeded,
+        "the put of k comes too late for the guard"
+    );
     assert_eq!(client.get("inner").await.unwrap(), b"then");
     let kvs = client.range(all_range()).await.kvs;
-    assert!(kvs.iter().all(|kv| kv.mod_revision == 2), "nesting takes no further revision");
+    assert!(
+        kvs.iter().all(|kv| kv.mod_revision == 2),
+        "nesting takes no further revision"
+    );
 }
 
 #[tokio::test]
@@ -251,11 +351,21 @@ async fn a_transaction_applies_its_options_to_its_ranges() {
     for i in 0..10 {
         client.put(format!("k{i}"), "v").await;
     }
-    let limited = range_op(RangeRequest { limit: 3, keys_only: true, ..prefix_range("k") });
-    let counted = range_op(RangeRequest { count_only: true, ..prefix_range("k") });
+    let limited = range_op(RangeRequest {
+        limit: 3,
+        keys_only: true,
+        ..prefix_range("k")
+    });
+    let counted = range_op(RangeRequest {
+        count_only: true,
+        ..prefix_range("k")
+    });
     let answer = client.txn(txn_of(vec![limited, counted])).await;
     let first = as_range(&answer.responses[0].response);
-    assert_eq!((keys(&first.kvs), first.more, first.count), (vec!["k0".into(), "k1".into(), "k2".into()], true, 10));
+    assert_eq!(
+        (keys(&first.kvs), first.more, first.count),
+        (vec!["k0".into(), "k1".into(), "k2".into()], true, 10)
+    );
     let second = as_range(&answer.responses[1].response);
     assert_eq!((second.kvs.len(), second.count), (0, 10));
 }

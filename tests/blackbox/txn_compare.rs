@@ -23,7 +23,10 @@ async fn check(client: &Client, key: &str, expected: TargetUnion, true_for: &[Co
 }
 
 fn over_prefix(prefix: &str, result: CompareResult, expected: TargetUnion) -> Compare {
-    Compare { range_end: prefix_end(prefix), ..compare(prefix, result, expected) }
+    Compare {
+        range_end: prefix_end(prefix),
+        ..compare(prefix, result, expected)
+    }
 }
 
 /// `k`: created at 2, modified at 3, version 2, value `m`, leased.
@@ -31,7 +34,13 @@ async fn store() -> (Server, Client, i64) {
     let (server, client) = fresh().await;
     let lease = client.try_grant(500, 1000).await.unwrap().id;
     client.put("k", "a").await;
-    client.try_put(PutRequest { lease, ..put_request("k", "m") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease,
+            ..put_request("k", "m")
+        })
+        .await
+        .unwrap();
     (server, client, lease)
 }
 
@@ -86,7 +95,10 @@ async fn a_compare_over_a_range_holds_when_it_holds_for_every_key() {
     assert!(!holds(&client, vec![over_prefix("r", Equal, Value("a".into()))]).await);
     assert!(holds(&client, vec![over_prefix("r", NotEqual, Value("c".into()))]).await);
     assert!(holds(&client, vec![over_prefix("none", Equal, Version(0))]).await);
-    let from_r2 = Compare { range_end: vec![0], ..compare("r2", Greater, CreateRevision(2)) };
+    let from_r2 = Compare {
+        range_end: vec![0],
+        ..compare("r2", Greater, CreateRevision(2))
+    };
     assert!(holds(&client, vec![from_r2]).await);
 }
 
@@ -102,14 +114,28 @@ async fn all_compares_must_hold_and_none_always_do() {
 #[tokio::test]
 async fn a_compare_without_a_key_is_refused() {
     let (_server, client, _) = store().await;
-    let answer = client.try_txn(txn(vec![compare("", Equal, Version(0))], vec![], vec![])).await;
+    let answer = client
+        .try_txn(txn(vec![compare("", Equal, Version(0))], vec![], vec![]))
+        .await;
     refused(answer, Code::InvalidArgument, "etcdserver: key is not provided");
 }
 
 #[tokio::test]
 async fn a_compare_without_an_expected_value_compares_with_zero() {
     let (_server, client, _) = store().await;
-    let bare = Compare { target_union: None, ..compare("missing", Equal, Version(0)) };
+    let bare = Compare {
+        target_union: None,
+        ..compare("missing", Equal, Version(0))
+    };
     assert!(holds(&client, vec![bare.clone()]).await);
-    assert!(!holds(&client, vec![Compare { key: "k".into(), ..bare }]).await);
+    assert!(
+        !holds(
+            &client,
+            vec![Compare {
+                key: "k".into(),
+                ..bare
+            }]
+        )
+        .await
+    );
 }

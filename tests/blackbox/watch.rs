@@ -27,12 +27,18 @@ async fn a_watcher_sees_puts_and_deletes_of_its_key_only() {
     client.put("kk", "x").await;
     client.delete("k").await;
     let events = watcher.events(2).await;
-    assert_eq!(told(&events), [
-        (EventType::Put, "k".into(), "1".into(), 3),
-        (EventType::Delete, "k".into(), "".into(), 5),
-    ]);
+    assert_eq!(
+        told(&events),
+        [
+            (EventType::Put, "k".into(), "1".into(), 3),
+            (EventType::Delete, "k".into(), "".into(), 5),
+        ]
+    );
     let tombstone = events[1].kv.as_ref().unwrap();
-    assert_eq!((tombstone.version, tombstone.create_revision, tombstone.lease), (0, 0, 0));
+    assert_eq!(
+        (tombstone.version, tombstone.create_revision, tombstone.lease),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test]
@@ -51,11 +57,20 @@ async fn created_comes_first_with_the_current_revision() {
 async fn ranges_prefixes_and_everything_can_be_watched() {
     let (_server, client) = fresh().await;
     let mut prefix = Watcher::open(&client, create_prefix("a")).await;
-    let between = WatchCreateRequest { range_end: "c".into(), ..create("ab") };
+    let between = WatchCreateRequest {
+        range_end: "c".into(),
+        ..create("ab")
+    };
     let mut between = Watcher::open(&client, between).await;
-    let from = WatchCreateRequest { range_end: vec![0], ..create("b") };
+    let from = WatchCreateRequest {
+        range_end: vec![0],
+        ..create("b")
+    };
     let mut from = Watcher::open(&client, from).await;
-    let everything = WatchCreateRequest { range_end: vec![0], ..create("") };
+    let everything = WatchCreateRequest {
+        range_end: vec![0],
+        ..create("")
+    };
     let mut everything = Watcher::open(&client, everything).await;
     for key in ["a", "ab", "b", "c"] {
         client.put(key, "v").await;
@@ -70,7 +85,10 @@ async fn ranges_prefixes_and_everything_can_be_watched() {
 #[tokio::test]
 async fn filters_drop_puts_or_deletes() {
     let (_server, client) = fresh().await;
-    let with = |filter: FilterType| WatchCreateRequest { filters: vec![filter.into()], ..create("k") };
+    let with = |filter: FilterType| WatchCreateRequest {
+        filters: vec![filter.into()],
+        ..create("k")
+    };
     let mut no_puts = Watcher::open(&client, with(FilterType::Noput)).await;
     let mut no_deletes = Watcher::open(&client, with(FilterType::Nodelete)).await;
     for value in ["1", "2"] {
@@ -96,7 +114,14 @@ async fn both_filters_leave_silence() {
 #[tokio::test]
 async fn previous_pairs_come_when_asked() {
     let (_server, client) = fresh().await;
-    let mut asked = Watcher::open(&client, WatchCreateRequest { prev_kv: true, ..create("k") }).await;
+    let mut asked = Watcher::open(
+        &client,
+        WatchCreateRequest {
+            prev_kv: true,
+            ..create("k")
+        },
+    )
+    .await;
     let mut unasked = Watcher::open(&client, create("k")).await;
     client.put("k", "1").await;
     client.put("k", "2").await;
@@ -104,8 +129,14 @@ async fn previous_pairs_come_when_asked() {
     let events = asked.events(3).await;
     assert_eq!(events[0].prev_kv, None, "nothing was there before");
     let previous = |i: usize| events[i].prev_kv.as_ref().unwrap();
-    assert_eq!((previous(1).value.as_slice(), previous(1).mod_revision), (b"1".as_slice(), 2));
-    assert_eq!((previous(2).value.as_slice(), previous(2).version), (b"2".as_slice(), 2));
+    assert_eq!(
+        (previous(1).value.as_slice(), previous(1).mod_revision),
+        (b"1".as_slice(), 2)
+    );
+    assert_eq!(
+        (previous(2).value.as_slice(), previous(2).version),
+        (b"2".as_slice(), 2)
+    );
     assert!(unasked.events(3).await.iter().all(|event| event.prev_kv.is_none()));
 }
 
@@ -117,7 +148,12 @@ async fn a_put_event_says_whether_the_key_is_new() {
     client.put("k", "2").await;
     client.delete("k").await;
     client.put("k", "3").await;
-    let seen: Vec<_> = watcher.events(4).await.iter().map(|event| event.kv.clone().unwrap()).collect();
+    let seen: Vec<_> = watcher
+        .events(4)
+        .await
+        .iter()
+        .map(|event| event.kv.clone().unwrap())
+        .collect();
     let created: Vec<bool> = seen.iter().map(|kv| kv.create_revision == kv.mod_revision).collect();
     assert_eq!(created, [true, false, false, true]);
     assert_eq!(seen.iter().map(|kv| kv.version).collect::<Vec<_>>(), [1, 2, 0, 1]);
@@ -167,7 +203,10 @@ async fn each_stream_counts_its_own_ids() {
 #[tokio::test]
 async fn a_client_may_choose_the_id_and_automatic_ids_step_around_it() {
     let (_server, client) = fresh().await;
-    let chosen = |watch_id| WatchCreateRequest { watch_id, ..create("k") };
+    let chosen = |watch_id| WatchCreateRequest {
+        watch_id,
+        ..create("k")
+    };
     let mut watcher = Watcher::open_with(&client, vec![create_request(chosen(1))]).await;
     assert_eq!(watcher.next().await.watch_id, 1);
     for expected in [0, 2, 3] {
@@ -181,13 +220,19 @@ async fn a_client_may_choose_the_id_and_automatic_ids_step_around_it() {
 #[tokio::test]
 async fn a_duplicate_id_is_rejected_and_the_stream_lives_on() {
     let (_server, client) = fresh().await;
-    let chosen = WatchCreateRequest { watch_id: 5, ..create("k") };
+    let chosen = WatchCreateRequest {
+        watch_id: 5,
+        ..create("k")
+    };
     let mut watcher = Watcher::open(&client, chosen.clone()).await;
     watcher.create(chosen).await;
     let rejected = watcher.next().await;
     assert!(rejected.created && rejected.canceled, "{rejected:?}");
     assert_eq!(rejected.watch_id, -1);
-    assert_eq!(rejected.cancel_reason, "mvcc: duplicate watch ID provided on the WatchStream");
+    assert_eq!(
+        rejected.cancel_reason,
+        "mvcc: duplicate watch ID provided on the WatchStream"
+    );
     client.put("k", "v").await;
     let response = watcher.next().await;
     assert_eq!((response.watch_id, response.events.len()), (5, 1));
@@ -196,13 +241,24 @@ async fn a_duplicate_id_is_rejected_and_the_stream_lives_on() {
 #[tokio::test]
 async fn an_empty_range_is_rejected_and_the_stream_lives_on() {
     let (_server, client) = fresh().await;
-    let empty = WatchCreateRequest { range_end: "a".into(), ..create("b") };
+    let empty = WatchCreateRequest {
+        range_end: "a".into(),
+        ..create("b")
+    };
     let mut watcher = Watcher::open_with(&client, vec![create_request(empty.clone())]).await;
     for _ in 0..2 {
         let rejected = watcher.next().await;
         assert!(rejected.created && rejected.canceled, "{rejected:?}");
-        assert_eq!((rejected.watch_id, rejected.cancel_reason.as_str()), (-1, "mvcc: watcher range is empty"));
-        watcher.create(WatchCreateRequest { range_end: "b".into(), ..create("b") }).await;
+        assert_eq!(
+            (rejected.watch_id, rejected.cancel_reason.as_str()),
+            (-1, "mvcc: watcher range is empty")
+        );
+        watcher
+            .create(WatchCreateRequest {
+                range_end: "b".into(),
+                ..create("b")
+            })
+            .await;
     }
     watcher.next().await;
     watcher.create(create("k")).await;
@@ -220,7 +276,14 @@ async fn a_cancelled_watcher_says_so_and_is_silent_after() {
     watcher.cancel(0).await;
     let canceled = watcher.next().await;
     assert!(canceled.canceled && !canceled.created);
-    assert_eq!((canceled.watch_id, canceled.cancel_reason.as_str(), canceled.compact_revision), (0, "", 0));
+    assert_eq!(
+        (
+            canceled.watch_id,
+            canceled.cancel_reason.as_str(),
+            canceled.compact_revision
+        ),
+        (0, "", 0)
+    );
     client.put("k", "v").await;
     assert_eq!(watcher.next().await.watch_id, 1, "the other one goes on");
     watcher.is_silent_for_ms(100).await;
@@ -256,7 +319,10 @@ async fn a_half_closed_stream_goes_on_telling() {
     for expected in 2..5 {
         pause_ms(50).await;
         client.put("k", "v").await;
-        let response = within("an event", responses.message()).await.unwrap().expect("the stream is open");
+        let response = within("an event", responses.message())
+            .await
+            .unwrap()
+            .expect("the stream is open");
         assert_eq!(revision(&response.header), expected);
     }
 }
@@ -266,16 +332,22 @@ async fn a_lease_that_ends_is_seen_as_deletes() {
     let (_server, client) = fresh().await;
     let lease = client.grant(1000).await;
     for key in ["kb", "ka"] {
-        let request = pb::etcdserverpb::PutRequest { lease, ..put_request(key, "v") };
+        let request = pb::etcdserverpb::PutRequest {
+            lease,
+            ..put_request(key, "v")
+        };
         client.try_put(request).await.unwrap();
     }
     let mut watcher = Watcher::open(&client, create_prefix("k")).await;
     client.try_revoke(lease).await.unwrap();
     let response = watcher.next().await;
-    assert_eq!(told(&response.events), [
-        (EventType::Delete, "ka".into(), "".into(), 4),
-        (EventType::Delete, "kb".into(), "".into(), 4),
-    ]);
+    assert_eq!(
+        told(&response.events),
+        [
+            (EventType::Delete, "ka".into(), "".into(), 4),
+            (EventType::Delete, "kb".into(), "".into(), 4),
+        ]
+    );
 }
 
 #[tokio::test]
@@ -283,8 +355,13 @@ async fn a_transaction_tells_its_events_in_the_order_of_its_operations() {
     let (_server, client) = fresh().await;
     client.put("kc", "old").await;
     let mut watcher = Watcher::open(&client, create_prefix("k")).await;
-    client.txn(txn_of(vec![put_op("kz", "1"), delete_op("kc"), put_op("ka", "2")])).await;
-    let keys: Vec<_> = told(&watcher.next().await.events).into_iter().map(|event| event.1).collect();
+    client
+        .txn(txn_of(vec![put_op("kz", "1"), delete_op("kc"), put_op("ka", "2")]))
+        .await;
+    let keys: Vec<_> = told(&watcher.next().await.events)
+        .into_iter()
+        .map(|event| event.1)
+        .collect();
     assert_eq!(keys, ["kz", "kc", "ka"]);
 }
 
@@ -307,7 +384,14 @@ async fn many_streams_all_see_everything_in_order() {
         writer.await.unwrap();
     }
     for watcher in &mut watchers {
-        let revisions: Vec<i64> = told(&watcher.events(200).await).into_iter().map(|event| event.3).collect();
-        assert_eq!(revisions, (2..202).collect::<Vec<_>>(), "each revision once and in order");
+        let revisions: Vec<i64> = told(&watcher.events(200).await)
+            .into_iter()
+            .map(|event| event.3)
+            .collect();
+        assert_eq!(
+            revisions,
+            (2..202).collect::<Vec<_>>(),
+            "each revision once and in order"
+        );
     }
 }

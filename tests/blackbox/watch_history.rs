@@ -6,11 +6,19 @@ use crate::support::{
 };
 
 fn from(start_revision: i64) -> WatchCreateRequest {
-    WatchCreateRequest { start_revision, ..create_prefix("k") }
+    WatchCreateRequest {
+        start_revision,
+        ..create_prefix("k")
+    }
 }
 
 async fn revisions_of(watcher: &mut Watcher, count: usize) -> Vec<i64> {
-    watcher.events(count).await.iter().map(|event| event.kv.as_ref().unwrap().mod_revision).collect()
+    watcher
+        .events(count)
+        .await
+        .iter()
+        .map(|event| event.kv.as_ref().unwrap().mod_revision)
+        .collect()
 }
 
 /// Puts `count` keys, so that the last has revision `count + 1`.
@@ -59,15 +67,22 @@ async fn a_watch_from_the_past_misses_nothing_while_writes_go_on() {
 async fn history_never_splits_a_revision() {
     let (_server, client) = fresh().await;
     for _ in 0..30 {
-        client.txn(txn_of((0..100).map(|i| put_op(&format!("k{i:03}"), "v")).collect())).await;
+        client
+            .txn(txn_of((0..100).map(|i| put_op(&format!("k{i:03}"), "v")).collect()))
+            .await;
     }
     let mut watcher = Watcher::open(&client, from(2)).await;
     let mut last = 1;
     while last < 31 {
         let events = watcher.next().await.events;
-        for revision in events.chunk_by(|a, b| a.kv.as_ref().unwrap().mod_revision == b.kv.as_ref().unwrap().mod_revision) {
+        for revision in
+            events.chunk_by(|a, b| a.kv.as_ref().unwrap().mod_revision == b.kv.as_ref().unwrap().mod_revision)
+        {
             last += 1;
-            assert_eq!((revision[0].kv.as_ref().unwrap().mod_revision, revision.len()), (last, 100));
+            assert_eq!(
+                (revision[0].kv.as_ref().unwrap().mod_revision, revision.len()),
+                (last, 100)
+            );
         }
     }
 }
@@ -91,15 +106,24 @@ async fn previous_pairs_of_the_past_come_too_until_they_are_compacted() {
     for value in ["2", "3", "4", "5"] {
         client.put("k", value).await;
     }
-    let asked = |start| WatchCreateRequest { prev_kv: true, ..from(start) };
+    let asked = |start| WatchCreateRequest {
+        prev_kv: true,
+        ..from(start)
+    };
     let mut watcher = Watcher::open(&client, asked(3)).await;
     let events = watcher.events(3).await;
-    let previous: Vec<_> = events.iter().map(|event| event.prev_kv.as_ref().unwrap().value.clone()).collect();
+    let previous: Vec<_> = events
+        .iter()
+        .map(|event| event.prev_kv.as_ref().unwrap().value.clone())
+        .collect();
     assert_eq!(previous, [b"2", b"3", b"4"]);
     client.compact(4).await;
     let mut watcher = Watcher::open(&client, asked(4)).await;
     let events = watcher.events(2).await;
-    assert_eq!(events[0].prev_kv, None, "revision 3 is forgotten, so it is silently missing");
+    assert_eq!(
+        events[0].prev_kv, None,
+        "revision 3 is forgotten, so it is silently missing"
+    );
     assert_eq!(events[1].prev_kv.as_ref().unwrap().value, b"4");
 }
 
@@ -132,7 +156,10 @@ async fn a_negative_start_is_refused_as_compacted() {
     let rejected = watcher.next().await;
     assert!(rejected.created && rejected.canceled, "{rejected:?}");
     assert_eq!(rejected.watch_id, -1);
-    assert_eq!(rejected.cancel_reason, "etcdserver: mvcc: required revision has been compacted");
+    assert_eq!(
+        rejected.cancel_reason,
+        "etcdserver: mvcc: required revision has been compacted"
+    );
 }
 
 #[tokio::test]
@@ -172,21 +199,40 @@ async fn a_large_response_comes_in_fragments_when_asked() {
     for i in 0..30 {
         client.put(format!("k{i:02}"), vec![b'v'; 60_000]).await;
     }
-    let mut watcher = Watcher::open(&client, WatchCreateRequest { fragment: true, ..from(2) }).await;
+    let mut watcher = Watcher::open(
+        &client,
+        WatchCreateRequest {
+            fragment: true,
+            ..from(2)
+        },
+    )
+    .await;
     let (mut events, mut parts) = (0, 0);
     while events < 30 {
         let response = watcher.next().await;
-        let size: usize = response.events.iter().map(|event| event.kv.as_ref().unwrap().value.len()).sum();
+        let size: usize = response
+            .events
+            .iter()
+            .map(|event| event.kv.as_ref().unwrap().value.len())
+            .sum();
         assert!(size < 100_000 + 512 * 1024, "a part stays below the threshold: {size}");
         assert!(!response.events.is_empty());
         events += response.events.len();
         parts += 1;
-        assert_eq!(response.fragment, events < 30, "all but the last part say that more follow");
+        assert_eq!(
+            response.fragment,
+            events < 30,
+            "all but the last part say that more follow"
+        );
     }
     assert!(parts >= 3, "{parts} parts");
     let mut whole = Watcher::open(&client, from(2)).await;
     let response = whole.next().await;
-    assert_eq!((response.events.len(), response.fragment), (30, false), "who does not ask gets one piece");
+    assert_eq!(
+        (response.events.len(), response.fragment),
+        (30, false),
+        "who does not ask gets one piece"
+    );
 }
 
 #[tokio::test]
@@ -216,6 +262,12 @@ async fn leased_keys_carry_their_lease_in_events() {
     let (_server, client) = fresh().await;
     let lease = client.grant(1000).await;
     let mut watcher = Watcher::open(&client, create("k")).await;
-    client.try_put(PutRequest { lease, ..put_request("k", "v") }).await.unwrap();
+    client
+        .try_put(PutRequest {
+            lease,
+            ..put_request("k", "v")
+        })
+        .await
+        .unwrap();
     assert_eq!(watcher.events(1).await[0].kv.as_ref().unwrap().lease, lease);
 }

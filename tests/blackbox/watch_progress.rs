@@ -32,7 +32,10 @@ async fn manual_progress_comes_behind_the_events_of_its_revision() {
                 _ => seen = response.events.last().unwrap().kv.as_ref().unwrap().mod_revision,
             }
         }
-        assert!(progress == round + 2 && seen == progress, "progress {progress} before event {seen}");
+        assert!(
+            progress == round + 2 && seen == progress,
+            "progress {progress} before event {seen}"
+        );
     }
 }
 
@@ -49,7 +52,10 @@ async fn a_stream_without_watchers_hears_no_progress() {
 #[tokio::test]
 async fn a_watcher_of_the_future_silences_manual_progress() {
     let (_server, client) = fresh().await;
-    let future = WatchCreateRequest { start_revision: 100, ..create("k") };
+    let future = WatchCreateRequest {
+        start_revision: 100,
+        ..create("k")
+    };
     let mut watcher = Watcher::open(&client, future).await;
     watcher.ask_progress().await;
     watcher.is_silent_for_ms(300).await;
@@ -59,7 +65,10 @@ async fn a_watcher_of_the_future_silences_manual_progress() {
 async fn an_idle_watcher_that_asked_hears_of_progress_by_itself() {
     let server = Server::start(&[OFTEN]).await;
     let client = server.client();
-    let asked = WatchCreateRequest { progress_notify: true, ..create("k") };
+    let asked = WatchCreateRequest {
+        progress_notify: true,
+        ..create("k")
+    };
     let mut watcher = Watcher::open(&client, asked).await;
     watcher.create(create("k")).await;
     assert_eq!(watcher.next().await.watch_id, 1);
@@ -100,7 +109,11 @@ async fn a_watcher_that_did_not_ask_hears_nothing() {
 async fn periodic_progress_never_overtakes_events() {
     let server = Server::start(&["--experimental-watch-progress-notify-interval=100ms"]).await;
     let client = server.client();
-    let asked = WatchCreateRequest { progress_notify: true, start_revision: 1, ..create_prefix("k") };
+    let asked = WatchCreateRequest {
+        progress_notify: true,
+        start_revision: 1,
+        ..create_prefix("k")
+    };
     let mut watcher = Watcher::open(&client, asked).await;
     let writer = tokio::spawn(async move {
         for i in 0..60 {
@@ -114,12 +127,18 @@ async fn periodic_progress_never_overtakes_events() {
         for event in &response.events {
             let revision = event.kv.as_ref().unwrap().mod_revision;
             assert_eq!(revision, last + 1, "in order, without a gap");
-            assert!(revision > bookmark, "revision {revision} came after progress {bookmark}");
+            assert!(
+                revision > bookmark,
+                "revision {revision} came after progress {bookmark}"
+            );
             last = revision;
         }
         if response.events.is_empty() {
             bookmark = revision(&response.header);
-            assert!(bookmark <= last, "progress {bookmark} claims what was not told yet ({last})");
+            assert!(
+                bookmark <= last,
+                "progress {bookmark} claims what was not told yet ({last})"
+            );
         }
     }
     writer.await.unwrap();
