@@ -10,9 +10,13 @@
 
 mod cluster;
 mod compaction;
+mod crash;
+mod differential;
+mod disk_full;
 mod etcdctl;
 mod flags;
 mod health;
+mod hostile;
 mod http;
 mod kv_delete;
 mod kv_put;
