@@ -7,8 +7,8 @@ use net::io::ShardLimits;
 
 use crate::{
     api::ApiLimits,
-    config::{Config, MetricsLevel},
-    member::{CommitPolicy, MemberInfo, MemberOptions},
+    config::{self, Config, MetricsLevel},
+    member::{AutoCompaction, CommitPolicy, MemberInfo, MemberOptions},
 };
 
 /// The log's directory, within the data directory.
@@ -52,6 +52,11 @@ pub fn member(config: &Config, seed: u64) -> MemberOptions {
             bytes_max: COMMIT_BYTES,
         },
         compaction_pause_ns: config.compaction_sleep_interval.as_nanos() as u64,
+        auto_compaction: match config.auto_compaction {
+            config::AutoCompaction::Off => AutoCompaction::Off,
+            config::AutoCompaction::Periodic(period) => AutoCompaction::Periodic(period.as_nanos() as u64),
+            config::AutoCompaction::Revision(kept) => AutoCompaction::Revision(kept as i64),
+        },
         wal_dir: WAL_DIR.to_owned(),
         wal_segment_bytes: config.wal_segment_bytes,
         tree_reserve_bytes: TREE_RESERVE_BYTES,
