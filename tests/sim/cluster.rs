@@ -355,7 +355,7 @@ impl Cluster {
         for block in &blocks {
             revision = self
                 .history
-                .publish(block, revision, now_ns)
+                .publish(block, revision)
                 .map_err(|why| format!("m{index}: {why}"))?;
         }
         self.history
@@ -389,7 +389,7 @@ impl Cluster {
     }
 
     /// Hands what the hub has sent to the watch clients.
-    fn told(&mut self, index: usize) -> Check {
+    pub fn told(&mut self, index: usize) -> Check {
         let life = self.hosts[index].life;
         let sent = std::mem::take(&mut self.hosts[index].up().wire.sent);
         for (call, response) in sent {

@@ -64,8 +64,6 @@ pub struct History {
     compaction_hashes: BTreeMap<i64, u32>,
     /// Highest revision that any member has compacted.
     pub compacted: i64,
-    /// Revision -> when it was first seen.
-    seen_ns: Vec<u64>,
 }
 
 impl History {
@@ -80,11 +78,6 @@ impl History {
             .ok()
             .and_then(|at| self.revisions.get(at))
             .map_or(&[], Vec::as_slice)
-    }
-
-    /// When a revision was first published. Units: nanoseconds.
-    pub fn seen_ns(&self, revision: i64) -> u64 {
-        self.seen_ns[(revision - 2) as usize]
     }
 
     /// How many terms had a leader.
@@ -129,7 +122,7 @@ impl History {
     }
 
     /// Takes a block that a member published behind `revision`; the revision after it.
-    pub fn publish(&mut self, block: &Block, mut revision: i64, now_ns: u64) -> Result<i64, String> {
+    pub fn publish(&mut self, block: &Block, mut revision: i64) -> Result<i64, String> {
         let mut changes = block.changes().peekable();
         while let Some(first) = changes.peek().copied() {
             let main = first.revision.main;
@@ -158,7 +151,7 @@ impl History {
                     "revision {main} differs: {all:?} was {known:?} elsewhere"
                 );
             } else {
-                self.extend(main, all, &prevs, now_ns)?;
+                self.extend(main, all, &prevs)?;
             }
             revision = main;
         }
@@ -172,7 +165,7 @@ impl History {
         Ok(revision)
     }
 
-    fn extend(&mut self, main: i64, changes: Vec<Change>, prevs: &[Option<i64>], now_ns: u64) -> Check {
+    fn extend(&mut self, main: i64, changes: Vec<Change>, prevs: &[Option<i64>]) -> Check {
         ensure!(main == self.revision() + 1, "revision {main} skips some");
         for (change, prev) in changes.iter().zip(prevs) {
             let kv = Kv::decode(&change.encoded).map_err(|error| format!("revision {main}: {error}"))?;
@@ -208,7 +201,6 @@ impl History {
             self.keys.entry(change.key.clone()).or_default().push((main, encoded));
         }
         self.revisions.push(changes);
-        self.seen_ns.push(now_ns);
         Ok(())
     }
 

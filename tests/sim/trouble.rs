@@ -152,12 +152,14 @@ impl Cluster {
                 up.withheld = !up.withheld;
             }
             _ => {
+                let now_ns = self.now_ns;
                 let up = self.hosts[index].up();
                 let newest = up.view.revision();
                 if self.watchers[&call].created {
                     up.hub.request_progress(call, newest, &mut up.wire);
                 }
-                up.hub.notify_progress(self.now_ns, &mut up.wire);
+                up.hub.notify_progress(now_ns, &mut up.wire);
+                return self.told(index);
             }
         }
         Ok(())
