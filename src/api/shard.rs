@@ -420,11 +420,7 @@ impl Api {
                 );
                 self.end(key, Code::Internal);
             }
-            CallState::Watch => {
-                self.hub.close(key);
-                wire.finish(key.1, &Status::ok());
-                self.end(key, Code::Ok);
-            }
+            // A watch stream goes on telling after its client has said all it wants.
             CallState::KeepAlive {
                 half_closed,
                 unanswered,
