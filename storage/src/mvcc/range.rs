@@ -2,13 +2,13 @@
 
 use super::{
     Kv, Revision, RowKey, StoreError, StoreView, framed_len,
-    index::{Found, FoundIter},
+    index::{Found, FoundIter, Moment},
     restore::bad_row,
 };
 use crate::buckets::Bucket;
 
 /// The keys a request speaks of, in etcd's convention.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interval<'a> {
     /// The key, or the first key.
     pub key: &'a [u8],
@@ -41,7 +41,7 @@ impl<'a> Interval<'a> {
 }
 
 /// What to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RangeQuery<'a> {
     /// Which keys.
     pub interval: Interval<'a>,
@@ -51,9 +51,15 @@ pub struct RangeQuery<'a> {
     pub limit: i64,
     /// Only count.
     pub count_only: bool,
-    /// Go on behind this key on a newer view; `revision` must then be the one the range began with, and only physical
-    /// removal refuses it (hold a [`Pin`](super::Pin)).
+    /// Go on behind this key on a newer view; `revision` must then be the one the range began with.
     pub after: Option<&'a [u8]>,
+    /// See only those changes of `revision` whose sub is below this: a range inside a transaction that had made so many
+    /// changes before it ([`WriteTxn::next_revision`](super::WriteTxn::next_revision)). With 0 `revision` itself need
+    /// not exist.
+    pub sub_end: Option<u32>,
+    /// The revision was good when the range began or was applied, so that only physical removal refuses it. A range
+    /// that goes on (`after`) or stands inside a transaction (`sub_end`) is admitted without saying so.
+    pub admitted: bool,
 }
 
 impl RangeQuery<'_> {
@@ -103,18 +109,18 @@ impl<'v> RangeItem<'v> {
 pub struct RangeCursor<'v> {
     view: &'v StoreView,
     query: RangeQuery<'v>,
-    revision: i64,
+    moment: Moment,
     keys: FoundIter<'v>,
     left: u64,
 }
 
 impl<'v> RangeCursor<'v> {
-    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, revision: i64) -> RangeCursor<'v> {
-        let keys = view.index.range(query.interval, revision, query.after);
+    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, moment: Moment) -> RangeCursor<'v> {
+        let keys = view.index.range(query.interval, moment, query.after);
         RangeCursor {
             view,
             query,
-            revision,
+            moment,
             keys,
             left: query.limit(),
         }
@@ -122,7 +128,7 @@ impl<'v> RangeCursor<'v> {
 
     /// The revision it reads at.
     pub fn revision(&self) -> i64 {
-        self.revision
+        self.moment.main
     }
 
     /// Measures the whole answer without touching stored bytes (with `keys_only`, of pairs without values: bytes of
@@ -130,11 +136,11 @@ impl<'v> RangeCursor<'v> {
     pub fn measure(&self, keys_only: bool) -> Result<RangeSize, StoreError> {
         let RangeQuery { interval, after, .. } = self.query;
         let mut size = RangeSize {
-            count: self.view.count_at(interval, self.revision),
+            count: self.view.count_at(interval, self.moment),
             ..RangeSize::default()
         };
         let limit = usize::try_from(self.query.limit()).unwrap_or(usize::MAX);
-        for found in self.view.index.range(interval, self.revision, after).take(limit) {
+        for found in self.view.index.range(interval, self.moment, after).take(limit) {
             let len = if keys_only {
                 self.keys_only_len(&found)?
             } else {
