@@ -158,6 +158,7 @@ impl Walk {
     fn query(&self) -> RangeQuery<'_> {
         RangeQuery {
             after: self.after.as_deref(),
+            admitted: true,
             limit: self.left.min(SLICE_KEYS),
             count_only: false,
             ..answer::query(&self.request, self.revision)
