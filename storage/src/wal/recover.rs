@@ -549,8 +549,6 @@ fn replay(
             });
         }
     }
-    let last_entry = contents.entries.last().map_or(0, |entry| entry.index);
-    let marker_index = contents.marker.as_ref().map_or(0, |marker| marker.index);
     let marker = contents
         .marker
         .as_ref()
@@ -559,7 +557,7 @@ fn replay(
         hard_state: contents.hard_state,
         submitted_hard_state: contents.hard_state,
         submitted_marker: marker,
-        last_index: last_entry.max(marker_index),
+        last_index: contents.entries.last().map(|entry| entry.index),
         ..Appended::default()
     };
     Ok(())

@@ -280,7 +280,12 @@ pub fn marker(index: u64, term: u64) -> SnapshotMetadata {
 /// One random thing that a raft member may do to its log.
 pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
     let state = driver.model().appended.clone();
-    let (last, hard) = (driver.model().last_index(), state.hard_state);
+    let (last, released) = (driver.model().last_index(), driver.model().released);
+    // A commit index may be forgotten; what was released was committed all the same.
+    let hard = HardState {
+        commit: state.hard_state.commit.max(released),
+        ..state.hard_state
+    };
     match rng.below(20) {
         0..=6 => {
             let count = 1 + rng.below(4);
