@@ -137,6 +137,27 @@ impl Model {
         self.appended.forget(index);
     }
 
+    fn differs(&self, found: &State) -> String {
+        let brief = |state: &State| {
+            let entries: Vec<(u64, u64, usize)> = state
+                .entries
+                .iter()
+                .map(|entry| (entry.term, entry.index, entry.data.len()))
+                .collect();
+            format!(
+                "{:?} marker {:?} entries {entries:?}",
+                state.hard_state,
+                state.marker.as_ref().map(|m| m.index)
+            )
+        };
+        let [acknowledged, appended] = [&self.acknowledged, &self.appended].map(brief);
+        format!(
+            "released {}\nfound {}\nacknowledged {acknowledged}\nappended {appended}",
+            self.released,
+            brief(found)
+        )
+    }
+
     /// Whether a crash may leave what was recovered: everything acknowledged, and of the rest a beginning.
     pub fn check(&self, recovered: &Recovered) -> Result<(), String> {
         let mut found = State {
@@ -149,7 +170,7 @@ impl Model {
             .windows(2)
             .any(|pair| pair[1].index != pair[0].index + 1)
         {
-            return Err(format!("the entries have gaps: {found:?}"));
+            return Err(format!("the entries have gaps: {}", self.differs(&found)));
         }
         found.forget(self.released);
         let (low, high) = (self.acknowledged.hard_state.commit, self.appended.hard_state.commit);
@@ -279,8 +300,12 @@ pub fn marker(index: u64, term: u64) -> SnapshotMetadata {
 
 /// One random thing that a raft member may do to its log.
 pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
-    let state = driver.model().appended.clone();
-    let (last, released) = (driver.model().last_index(), driver.model().released);
+    let Model {
+        appended: state,
+        released,
+        ..
+    } = driver.model().clone();
+    let last = state.last_index().max(released);
     // A commit index may be forgotten; what was released was committed all the same.
     let hard = HardState {
         commit: state.hard_state.commit.max(released),
