@@ -42,7 +42,9 @@ impl Explorer {
             let (inside, mut rng) = (inside.clone(), self.rng.clone());
             image.on_call(move |disk| inside.lock().unwrap().push(disk.crash_image(rng.next())));
         }
-        let (mut wal, recovered) = open(&mut image).unwrap_or_else(|error| panic!("{}: {error}", self.what));
+        let before = image.kill();
+        let (mut wal, recovered) = open(&mut image)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}\n{}", self.what, brief(&before), brief(&image)));
         image.clear_hook();
         model
             .check(&recovered)
@@ -128,6 +130,20 @@ fn every_subset_of_the_writes_in_flight_is_survived() {
         explore_seed(seed, 40, 40, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
+}
+
+/// Every batch head on the disk, for messages.
+fn brief(disk: &SimDisk) -> String {
+    let mut text = String::new();
+    for (path, offset, ..) in batches(disk) {
+        let bytes = disk.contents(&path).unwrap();
+        let word = |at: usize| u64::from_le_bytes(bytes[offset as usize + at..][..8].try_into().unwrap());
+        let (sequence, epoch, through, start, segment) = (word(24), word(32), word(40), word(48), word(56));
+        text += &format!(
+            "{path} {offset}: batch {sequence} epoch {epoch} through {through} start {start} segment {segment}\n"
+        );
+    }
+    text
 }
 
 /// Places of whole batches: file, offset, length of header and payload, sequence number.

@@ -105,6 +105,18 @@ impl Model {
         self.appended.last_index().max(self.released)
     }
 
+    /// The last index a tree may hold: a newer entry still on its way replaces everything from itself on.
+    fn durable_index(&self) -> u64 {
+        let on_its_way = self.pending.iter().filter_map(|(_, event)| match event {
+            Event::Entry(entry) => Some(entry.index - 1),
+            _ => None,
+        });
+        on_its_way
+            .chain([self.acknowledged.last_index()])
+            .min()
+            .expect("the chain is not empty")
+    }
+
     fn append(
         &mut self,
         token: u64,
@@ -189,10 +201,7 @@ impl Model {
             match events.next() {
                 Some((_, event)) => state.apply(event),
                 None => {
-                    return Err(format!(
-                        "found {found:?}\nacknowledged {:?}\npending {:?}",
-                        self.acknowledged, self.pending
-                    ));
+                    return Err(self.differs(&found));
                 }
             }
         }
@@ -362,7 +371,7 @@ pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
             driver.release(index);
         }
         13 | 14 => {
-            let durable = driver.model().acknowledged.last_index().min(last).min(hard.commit);
+            let durable = driver.model().durable_index().min(last).min(hard.commit);
             driver.release(durable.saturating_sub(rng.below(5)));
         }
         15 => driver.wal.settle(),
