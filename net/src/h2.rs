@@ -8,7 +8,7 @@
 mod connection;
 mod fields;
 mod frame;
-mod hpack;
+pub(crate) mod hpack;
 pub mod limits;
 mod stream;
 
@@ -18,6 +18,7 @@ mod tests;
 pub(crate) use connection::{Connection, Data, Event, Handler, Role};
 /// Largest payload of a frame, in both directions.
 pub(crate) const FRAME_PAYLOAD_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
+pub(crate) use frame::put_head as put_frame_head;
 pub use hpack::Headers;
 pub(crate) use hpack::{BlockMemo, Indexing};
 pub use limits::Limits;
