@@ -12,9 +12,6 @@ pub(crate) mod hpack;
 pub mod limits;
 mod stream;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use connection::{Connection, Data, Event, Handler, Role};
 /// Largest payload of a frame, in both directions.
 pub(crate) const FRAME_PAYLOAD_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
