@@ -1,5 +1,6 @@
 //! Each bound against a known attack is reached here, and holds; what honest clients do stays below it.
 
+#[path = "support/wire.rs"]
 mod wire;
 
 use net::grpc::ErrorCode::*;

@@ -1,5 +1,6 @@
 //! What RFC 9113 forbids, and which error each offence gets; and ordinary life beside it.
 
+#[path = "support/wire.rs"]
 mod wire;
 
 use net::grpc::ErrorCode::*;
