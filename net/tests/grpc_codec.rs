@@ -443,3 +443,11 @@ fn statuses_for_unknown_paths_have_the_texts_of_grpc_go() {
     assert_eq!(text("/nope.X/Y"), "unknown service nope.X");
     assert_eq!(text("nope"), "malformed method name: \"nope\"");
 }
+
+#[test]
+fn connections_may_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let pair = Pair::new();
+    is_send(&pair.server);
+    is_send(&pair.client);
+}

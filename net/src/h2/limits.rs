@@ -149,6 +149,9 @@ pub const SHUTDOWN_GRACE_NS: u64 = 5 * SECOND_NS;
 /// Pending output above which queued DATA stays in its queue; one write of a socket takes about that much.
 pub(crate) const OUTPUT_TARGET_BYTES: usize = 256 * 1024;
 
+/// An empty queue is given back beyond this many places, so that a burst does not pin its memory.
+pub(crate) const QUEUE_KEEP: usize = 1024;
+
 /// An allowance of events: a bucket of `burst` that refills by `per_second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
