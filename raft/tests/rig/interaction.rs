@@ -208,7 +208,7 @@ impl Interaction {
                     moved = true;
                 }
             }
-            let (now, later) = self
+            let (now, later): (Vec<Message>, Vec<Message>) = self
                 .network
                 .drain(..)
                 .partition(|m: &Message| ids.contains(&m.to) && ids.contains(&m.from));
