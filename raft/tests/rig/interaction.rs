@@ -466,15 +466,20 @@ fn show_message(message: &Message) -> String {
         );
     }
     match message.msg_type {
-        MsgReadIndex | MsgReadIndexResp => text += &format!(" context={}", show_context(&message.entries[0])),
+        MsgReadIndex | MsgReadIndexResp => text += &format!(" context={}", show_context(&message.entries)),
         _ if message.entries.is_empty() => {}
         _ => text += &format!(" [{}]", show_entries(&message.entries)),
     }
     text
 }
 
-fn show_context(entry: &Entry) -> u64 {
-    u64::from_be_bytes(entry.data.as_ref().try_into().expect("a context has 8 bytes"))
+fn show_context(entries: &[Entry]) -> u64 {
+    entries
+        .iter()
+        .filter_map(|entry| entry.data.as_ref().try_into().ok())
+        .map(u64::from_be_bytes)
+        .next()
+        .unwrap_or(0)
 }
 
 fn show_entries(entries: &[Entry]) -> String {
