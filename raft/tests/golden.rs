@@ -9,6 +9,7 @@
 #[path = "rig/interaction.rs"]
 mod interaction;
 #[path = "rig/member.rs"]
+#[allow(dead_code, reason = "each test uses its own part of the rig")]
 mod member;
 
 use std::path::{Path, PathBuf};

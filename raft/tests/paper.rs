@@ -2,6 +2,7 @@
 //! version) and for what the thesis adds. Each name says what the section demands.
 
 #[path = "rig/member.rs"]
+#[allow(dead_code, reason = "each test uses its own part of the rig")]
 mod member;
 
 use bytes::Bytes;
@@ -306,7 +307,8 @@ fn section_5_3_the_leader_counts_itself_only_for_what_its_own_disk_holds() {
 #[test]
 fn section_5_3_appends_are_checked_for_consistency() {
     // (log, append after, answer is no, hint)
-    let cases: [(&[u64], (u64, u64), bool, u64); 4] = [
+    type Case = (&'static [u64], (u64, u64), bool, u64);
+    let cases: [Case; 4] = [
         (&[1, 2], (2, 2), false, 0),
         (&[1, 2], (1, 1), false, 0),
         (&[1, 2], (3, 3), true, 2),
@@ -326,7 +328,8 @@ fn section_5_3_appends_are_checked_for_consistency() {
 
 #[test]
 fn section_5_3_conflicting_entries_are_replaced_and_others_kept() {
-    let cases: [((u64, u64), &[u64], &[u64]); 4] = [
+    type Case = ((u64, u64), &'static [u64], &'static [u64]);
+    let cases: [Case; 4] = [
         ((2, 2), &[3], &[1, 2, 3]),
         ((1, 1), &[3, 4], &[1, 3, 4]),
         ((0, 0), &[1], &[1, 2]),

@@ -10,6 +10,7 @@
 #[path = "rig/checker.rs"]
 mod checker;
 #[path = "rig/member.rs"]
+#[allow(dead_code, reason = "each test uses its own part of the rig")]
 mod member;
 #[path = "rig/storm.rs"]
 mod storm;
