@@ -381,7 +381,8 @@ fn section_5_3_figure_7_the_leader_brings_every_kind_of_log_to_its_own() {
 fn section_5_3_a_follower_commits_what_the_leader_committed_and_it_has() {
     let cases = [(1, &[2][..], 1), (9, &[2][..], 2), (9, &[][..], 1)];
     for (commit, entries, expected) in cases {
-        let mut one = member(3, 2, &[1]);
+        // Its entry 2 is not the leader's, so that a commit index alone must not reach it.
+        let mut one = member(3, 2, &[1, 1]);
         one.raw.step(append(2, 2, (1, 1), entries, commit)).unwrap();
         assert_eq!(one.raw.commit_index(), expected);
     }
