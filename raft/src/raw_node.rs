@@ -191,7 +191,7 @@ impl RawNode {
         }
     }
 
-    /// Whether [`RawNode::ready`] has something to hand out.
+    /// Whether [`RawNode::ready`] should be called; now and then it then turns out to be empty.
     pub fn has_ready(&self) -> bool {
         self.append_due
             || self.reads.is_round_due()

@@ -96,8 +96,9 @@ impl RawNode {
         let to = message.from;
         match message.msg_type {
             // A leader of an old term ignores our campaigns (its followers are in its lease) and we its heartbeats. An
-            // answer with our term makes it step down, so that the next election includes everybody.
-            MsgApp | MsgHeartbeat if self.config.check_quorum || self.config.pre_vote => {
+            // answer with our term makes it step down, so that the next election includes everybody. A learner cannot even
+            // campaign, so it answers whatever the configuration.
+            MsgApp | MsgHeartbeat => {
                 self.send(Message {
                     msg_type: MsgAppResp,
                     to,
