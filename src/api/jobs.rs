@@ -185,6 +185,15 @@ impl Walk {
         Ok(over || self.left == 0)
     }
 
+    /// Keys of the whole range, whatever the limit.
+    fn count(&self, view: &View) -> Result<u64, StoreError> {
+        let query = RangeQuery {
+            admitted: true,
+            ..answer::query(&self.request, self.revision)
+        };
+        Ok(view.store.range(&query)?.count())
+    }
+
     fn rewind(&mut self, limit: i64) {
         self.after = None;
         self.left = if limit > 0 { limit } else { i64::MAX };
@@ -400,12 +409,7 @@ impl Api {
         let limit = if count_only { 0 } else { job.walk.request.limit };
         // A range that a limit cut short still tells the count of all.
         let cut = limit > 0 && job.yielded == limit as u64;
-        let interval = answer::query(&job.walk.request, 0).interval;
-        job.count = if cut {
-            view.store.count(interval, job.walk.revision)?
-        } else {
-            job.yielded
-        };
+        job.count = if cut { job.walk.count(view)? } else { job.yielded };
         let header = self.range_header(job, view);
         let mut head = BytesMut::new();
         answer::put_header(&header, &mut head);
@@ -521,8 +525,7 @@ impl Api {
             })?
         };
         if over {
-            let interval = answer::query(&job.walk.request, 0).interval;
-            let count = view.store.count(interval, job.walk.revision)?;
+            let count = job.walk.count(view)?;
             let more = !job.walk.request.count_only && count > job.sent;
             answer::put_tail(more, count, &mut chunk);
             let header = self.header(view, job.header_revision);

@@ -342,7 +342,10 @@ fn compare_all(store: &StoreView, request: &TxnRequest) -> Result<bool, storage:
             key: &guard.key,
             range_end: &guard.range_end,
         };
-        let query = RangeQuery { interval, ..RangeQuery::default() };
+        let query = RangeQuery {
+            interval,
+            ..RangeQuery::default()
+        };
         let mut cursor = store.range(&query)?;
         let mut any = false;
         while let Some(item) = cursor.next()? {

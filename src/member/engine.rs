@@ -395,8 +395,12 @@ impl Engine {
     }
 
     fn answer_defragmented(&mut self) {
-        if self.committer.is_shrinking() {
+        if self.defragmenting.is_empty() || self.committer.is_shrinking() {
             return;
+        }
+        // What a compaction under way frees is to be given back too.
+        if self.compaction.active || self.member.store.buffered_bytes() > 0 {
+            return self.committer.start_shrinking();
         }
         for (shard, id) in std::mem::take(&mut self.defragmenting) {
             self.member.answer(shard, id, Ok(Outcome::Done));

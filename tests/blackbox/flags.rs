@@ -159,7 +159,7 @@ fn a_variable_that_a_flag_shadows_is_refused() {
     assert_eq!(status.code(), Some(1));
     let text = "conflicting environment variable is shadowed by corresponding command-line flag";
     assert!(
-        process.log().contains(text) && process.log().contains("ETCD_MAX_TXN_OPS"),
+        process.logged(text, ENOUGH) && process.log().contains("ETCD_MAX_TXN_OPS"),
         "{}",
         process.log()
     );
