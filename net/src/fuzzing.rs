@@ -458,7 +458,7 @@ impl Exchange {
         let cut = choices.below(self.to_client.len() + 1);
         self.client.receive(&self.to_client[..cut]);
         self.to_client.drain(..cut);
-        // A millisecond of time, so that the many small window updates of small windows are no attack.
+        // A second of time, so that the many small window updates of small windows are no attack.
         self.now_ns += 1_000_000_000;
         self.server.on_time(self.now_ns);
         self.client.on_time(self.now_ns);
