@@ -117,7 +117,7 @@ fn explore_seed(seed: u64, steps: u64, images_per_call: usize, images: &Arc<Atom
 #[test]
 fn nothing_acknowledged_is_lost_wherever_the_power_fails() {
     let images = Arc::new(AtomicU64::new(0));
-    for seed in 0..10 * scale() {
+    for seed in 0..6 * scale() {
         explore_seed(seed, 120, 3, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
