@@ -256,10 +256,11 @@ fn whole_batches_behind_a_cut_never_revive() {
         let (_, recovered) = open(&mut image.kill()).unwrap();
         assert!(recovered.entries.is_empty(), "cut batches came back");
     }
-    wal.append(&[entry(2, 1, 100)], None, None);
+    // The very batch that was lost, written again: without a new epoch the chain of checksums would go on behind it.
+    wal.append(&[entry(1, 1, 100)], None, None);
     wal.pump(&mut image).unwrap();
     let (_, recovered) = open(&mut image.kill()).unwrap();
-    assert_eq!(recovered.entries, [entry(2, 1, 100)]);
+    assert_eq!(recovered.entries, [entry(1, 1, 100)]);
 }
 
 #[test]
