@@ -54,8 +54,8 @@ pub enum Step {
     Idle,
     /// A commit is durable.
     Done {
-        /// The applied index in the tree.
-        applied_index: u64,
+        /// What the tree has applied.
+        applied: MetaUser,
         /// How long it took.
         took_ns: u64,
     },
@@ -286,7 +286,7 @@ impl Committer {
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
-        let applied_index = root.user().applied_index;
+        let applied = root.user().clone();
         let base = Arc::new(TreeBase::new(root));
         match batch {
             Some(batch) => store.on_committed(base, &batch),
@@ -295,7 +295,7 @@ impl Committer {
         self.finish_shrinking();
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {
-            applied_index,
+            applied,
             took_ns: now_ns.saturating_sub(since_ns),
         })
     }

@@ -117,8 +117,8 @@ fn explore_seed(seed: u64, steps: u64, images_per_call: usize, images: &Arc<Atom
 #[test]
 fn nothing_acknowledged_is_lost_wherever_the_power_fails() {
     let images = Arc::new(AtomicU64::new(0));
-    for seed in 0..60 * scale() {
-        explore_seed(seed, 120, 4, &images);
+    for seed in 0..6 * scale() {
+        explore_seed(seed, 120, 3, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
 }
@@ -126,7 +126,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_fails() {
 #[test]
 fn every_subset_of_the_writes_in_flight_is_survived() {
     let images = Arc::new(AtomicU64::new(0));
-    for seed in 1000..1000 + 10 * scale() {
+    for seed in 1000..1000 + 2 * scale() {
         explore_seed(seed, 40, 40, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
@@ -256,10 +256,11 @@ fn whole_batches_behind_a_cut_never_revive() {
         let (_, recovered) = open(&mut image.kill()).unwrap();
         assert!(recovered.entries.is_empty(), "cut batches came back");
     }
-    wal.append(&[entry(2, 1, 100)], None, None);
+    // The very batch that was lost, written again: without a new epoch the chain of checksums would go on behind it.
+    wal.append(&[entry(1, 1, 100)], None, None);
     wal.pump(&mut image).unwrap();
     let (_, recovered) = open(&mut image.kill()).unwrap();
-    assert_eq!(recovered.entries, [entry(2, 1, 100)]);
+    assert_eq!(recovered.entries, [entry(1, 1, 100)]);
 }
 
 #[test]
