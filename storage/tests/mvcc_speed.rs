@@ -55,7 +55,7 @@ fn put_all(store: &mut Store, keys: impl Iterator<Item = [u8; 8]>, value: &[u8],
         let mut txn = store.begin();
         txn.put(&key, value, 0);
         txn.end();
-        if n as u64 % view_every == 0 {
+        if (n as u64).is_multiple_of(view_every) {
             store.seal_block(AppliedState::default());
             kept = Some(store.view());
         }
