@@ -15,7 +15,7 @@ use storage::{
 #[path = "support/tree.rs"]
 mod support;
 
-use support::{Model, contents, drive, scale, small_options, user, value_of};
+use support::{Model, contents, drive, drive_watched, scale, small_options, user, value_of};
 
 /// A content the tree may have after a crash: the number of the commit, and its data.
 type State = (u64, Arc<Model>);
@@ -154,17 +154,22 @@ fn explore(seed: u64, commits: u64) -> u64 {
     let mut disk = SimDisk::new();
     let mut tree = Tree::open(&mut disk, options()).expect("a new tree opens");
     disk.hold_completions(Some(rng.next()));
-    let camera = Camera::default();
     let (mut examined, mut model) = (0, Arc::new(Model::new()));
     for commit in 1..=commits {
         let mut next = (*model).clone();
         let changes = random_changes(&mut rng, &mut next);
         let legal = [(commit - 1, model), (commit, Arc::new(next))];
         apply(&mut tree, &changes, user(commit));
-        camera.watch(&disk, 5, rng.next());
-        drive(&mut tree, &mut disk, &mut rng).expect("commits work");
-        disk.clear_hook();
-        for (number, mut image) in camera.take().into_iter().enumerate() {
+        tree.seal();
+        let mut watch_rng = Rng::new(rng.next());
+        let mut images = Vec::new();
+        let watch = |disk: &SimDisk| {
+            if disk.pending_ops() > 0 {
+                images.extend(disk.legal_images(3, watch_rng.next()));
+            }
+        };
+        drive_watched(&mut tree, &mut disk, &mut rng, watch).expect("commits work");
+        for (number, mut image) in images.into_iter().enumerate() {
             let context = format!("seed {seed}, commit {commit}, image {number}");
             examined += examine(&mut image, &legal, &mut rng, &context);
         }

@@ -38,13 +38,28 @@ pub fn drive(tree: &mut Tree, disk: &mut SimDisk, rng: &mut Rng) -> Result<Arc<R
 
 /// [`drive`] for a sealed commit.
 pub fn drive_sealed(tree: &mut Tree, disk: &mut SimDisk, rng: &mut Rng) -> Result<Arc<Root>, TreeError> {
+    drive_watched(tree, disk, rng, |_| {})
+}
+
+/// [`drive_sealed`], showing the disk after every step and every completion.
+pub fn drive_watched(
+    tree: &mut Tree,
+    disk: &mut SimDisk,
+    rng: &mut Rng,
+    mut watch: impl FnMut(&SimDisk),
+) -> Result<Arc<Root>, TreeError> {
     let mut completions = Vec::new();
     loop {
         let budget = 1 + rng.below(20) as usize;
-        match tree.step(disk, budget)? {
+        let progress = tree.step(disk, budget)?;
+        watch(disk);
+        match progress {
             Progress::Done(root) => return Ok(root),
+            // Stepping again without a completion must be harmless.
+            Progress::Waiting if rng.below(3) == 0 => {}
             Progress::Waiting => {
                 disk.release(1 + rng.below(4) as usize);
+                watch(disk);
             }
             Progress::Working => {}
         }
