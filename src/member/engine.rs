@@ -371,13 +371,20 @@ impl Engine {
     fn release(&mut self, durable: &MetaUser) -> Result<(), Fault> {
         let conf_state = ConfState::decode(&durable.conf_state).map_err(|error| Fault::Raft(error.to_string()))?;
         let (index, term) = (durable.applied_index, durable.applied_term);
-        self.member.raft.set_snapshot(SnapshotMetadata { conf_state, index, term });
+        self.member.raft.set_snapshot(SnapshotMetadata {
+            conf_state,
+            index,
+            term,
+        });
         let kept = self.member.options.catch_up_entries;
         let first = self.member.raft.first_index();
         let to = index.saturating_sub(kept);
         // In steps, so that a release is worth its while.
         if to > first + kept / 4 {
-            self.member.raft.compact(to).map_err(|error| Fault::Raft(error.to_string()))?;
+            self.member
+                .raft
+                .compact(to)
+                .map_err(|error| Fault::Raft(error.to_string()))?;
             self.wal.release(to);
         }
         Ok(())
