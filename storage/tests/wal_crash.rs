@@ -369,3 +369,21 @@ fn any_call_that_fails_while_opening_is_an_error_and_the_next_opening_is_well() 
         driver.model().check(&recovered).unwrap();
     }
 }
+
+#[test]
+fn the_log_does_not_start_at_a_segment_whose_opener_is_still_in_flight() {
+    let mut driver = Driver::new(SimDisk::new());
+    driver.put(3000).unwrap();
+    driver.put(3000).unwrap();
+    driver.release(2);
+    driver.disk.hold_completions(Some(1));
+    for index in 3..=4 {
+        driver.append(&[entry(1, index, 3000)], None, None);
+        driver.turn().unwrap();
+    }
+    assert!(driver.wal.segment_count() == 2 && driver.disk.held() >= 2);
+    for mut image in driver.disk.legal_images(64, 1) {
+        let (_, recovered) = open(&mut image).unwrap();
+        driver.model().check(&recovered).unwrap();
+    }
+}
