@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use etcore::config::{Config, Outcome};
 use etcore::logging;
+use etcore::runtime::serve;
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args_os()
@@ -67,10 +68,4 @@ fn run_server(name: &str, args: Vec<String>) -> ExitCode {
             ExitCode::from(error.exit_code)
         }
     }
-}
-
-/// Stands in for `etcore::runtime::serve`.
-fn serve(_config: Config) -> ExitCode {
-    eprintln!("etcore: the server is not part of this build yet");
-    ExitCode::FAILURE
 }

@@ -1,0 +1,159 @@
+//! The same random requests to the real etcd and to the server under test: every answer must be the same.
+//!
+//! Compared field by field, but for what names the cluster, the member and the term, the seconds left of a lease, and
+//! `hash_revision`, which 3.5 does not have. Needs the real etcd: `ETCORE_TEST_ETCD`, else `etcd` on PATH.
+
+mod calls;
+
+use crate::support::{
+    pb::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRequest},
+    *,
+};
+use calls::{Answer, Call, Generator};
+
+/// Requests at scale 1.
+const REQUESTS: u64 = 3000;
+
+struct Pair {
+    etcd: Client,
+    ours: Client,
+}
+
+impl Pair {
+    fn of(etcd: &Server, ours: &Server) -> Pair {
+        Pair {
+            etcd: etcd.client(),
+            ours: ours.client(),
+        }
+    }
+
+    /// Sends one call to both and compares.
+    async fn ask(&self, number: u64, call: &Call) -> Answer {
+        let (etcd, ours) = tokio::join!(call.send(&self.etcd), call.send(&self.ours));
+        assert_eq!(
+            ours, etcd,
+            "\nrequest {number} got another answer than etcd's (left: ours, right: etcd's):\n{call:?}\n"
+        );
+        etcd
+    }
+}
+
+#[tokio::test]
+async fn random_requests_get_the_answers_of_etcd() {
+    let Some(binary) = tools::reference_etcd() else {
+        return skipped("etcd on PATH or in ETCORE_TEST_ETCD");
+    };
+    let seed = seed(20_261_121);
+    let (mut etcd, mut ours) = (Server::start_binary(&binary, &[]).await, Server::start(&[]).await);
+    let mut pair = Pair::of(&etcd, &ours);
+    let mut generator = Generator::new(seed);
+    let requests = scaled(REQUESTS);
+    for number in 0..requests {
+        let call = generator.next_call();
+        let answer = pair.ask(number, &call).await;
+        generator.learn(&call, &answer);
+        if number % (requests / 4).max(1) == 0 {
+            compare_states(&pair, &generator).await;
+        }
+        if number == requests / 2 {
+            etcd.restart();
+            ours.restart();
+            pair = Pair::of(&etcd, &ours);
+        }
+    }
+    compare_states(&pair, &generator).await;
+    compare_histories(&pair, &generator).await;
+}
+
+/// Hashes and whole pictures at several revisions.
+async fn compare_states(pair: &Pair, generator: &Generator) {
+    let (oldest, newest) = generator.readable_revisions();
+    for step in 0..5 {
+        let revision = oldest + (newest - oldest) * step / 4;
+        pair.ask(0, &Call::HashKv(revision)).await;
+        pair.ask(
+            0,
+            &Call::Range(RangeRequest {
+                revision,
+                ..all_range()
+            }),
+        )
+        .await;
+    }
+    pair.ask(0, &Call::Leases).await;
+}
+
+/// Every event since the last compaction.
+async fn compare_histories(pair: &Pair, generator: &Generator) {
+    let (oldest, newest) = generator.readable_revisions();
+    if oldest == newest {
+        return;
+    }
+    let from = WatchCreateRequest {
+        key: vec![0],
+        range_end: vec![0],
+        start_revision: oldest + 1,
+        ..Default::default()
+    };
+    let (mut etcd, mut ours) = (
+        Watcher::open(&pair.etcd, from.clone()).await,
+        Watcher::open(&pair.ours, from).await,
+    );
+    let (mut told_by_etcd, mut told_by_us) = (Vec::new(), Vec::new());
+    for (watcher, told) in [(&mut etcd, &mut told_by_etcd), (&mut ours, &mut told_by_us)] {
+        let mut last = 0;
+        while last < newest {
+            let events = watcher.next().await.events;
+            last = events
+                .last()
+                .expect("a response of history has events")
+                .kv
+                .as_ref()
+                .unwrap()
+                .mod_revision;
+            told.extend(events);
+        }
+    }
+    assert_eq!(told_by_us.len(), told_by_etcd.len(), "events since revision {oldest}");
+    for (ours, etcd) in told_by_us.iter().zip(&told_by_etcd) {
+        assert_eq!(ours, etcd, "an event differs (left: ours, right: etcd's)");
+    }
+}
+
+#[tokio::test]
+async fn a_long_history_hashes_the_same_after_each_compaction() {
+    let Some(binary) = tools::reference_etcd() else {
+        return skipped("etcd on PATH or in ETCORE_TEST_ETCD");
+    };
+    let mut rng = Rng::new(seed(7));
+    let (etcd, ours) = (Server::start_binary(&binary, &[]).await, Server::start(&[]).await);
+    let pair = Pair::of(&etcd, &ours);
+    let mut number = 0;
+    for round in 1..=5 {
+        for _ in 0..60 {
+            number += 1;
+            let key = format!("k{}", rng.below(12));
+            let call = match rng.below(3) {
+                0 => Call::Delete(pb::etcdserverpb::DeleteRangeRequest {
+                    key: key.into(),
+                    ..Default::default()
+                }),
+                _ => Call::Put(put_request(key, rng.bytes(20))),
+            };
+            pair.ask(number, &call).await;
+        }
+        let newest = pair.etcd.revision().await;
+        let compacted = newest - 1 - rng.below(20) as i64;
+        pair.ask(
+            number,
+            &Call::Compact(CompactionRequest {
+                revision: compacted,
+                physical: true,
+            }),
+        )
+        .await;
+        for revision in compacted..=newest {
+            pair.ask(round, &Call::HashKv(revision)).await;
+        }
+    }
+}

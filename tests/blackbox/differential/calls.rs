@@ -1,0 +1,342 @@
+//! Random requests over few keys, and answers without what may differ between two clusters.
+
+use crate::support::{
+    pb::etcdserverpb::{
+        compare::{CompareResult, TargetUnion},
+        request_op::Request,
+        *,
+    },
+    *,
+};
+use tonic::{Code, Response, Status};
+
+/// One request.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Put(PutRequest),
+    Range(RangeRequest),
+    Delete(DeleteRangeRequest),
+    Txn(TxnRequest),
+    Compact(CompactionRequest),
+    Grant(LeaseGrantRequest),
+    Revoke(LeaseRevokeRequest),
+    TimeToLive(LeaseTimeToLiveRequest),
+    Leases,
+    HashKv(i64),
+}
+
+/// One answer, with everything that names a cluster, a member, a term or a moment removed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Put(PutResponse),
+    Range(RangeResponse),
+    Delete(DeleteRangeResponse),
+    Txn(TxnResponse),
+    Compact(CompactionResponse),
+    Grant(LeaseGrantResponse),
+    Revoke(LeaseRevokeResponse),
+    TimeToLive(LeaseTimeToLiveResponse),
+    Leases(LeaseLeasesResponse),
+    HashKv(HashKvResponse),
+    Refused(Code, String),
+}
+
+/// Unwraps an answer and blanks its header; errors become answers too.
+macro_rules! settle {
+    ($call:expr, $variant:ident) => {
+        settle!($call, $variant, |_answer| {})
+    };
+    ($call:expr, $variant:ident, $also:expr) => {
+        match $call.await.map(Response::into_inner) {
+            Ok(mut answer) => {
+                blank(&mut answer.header);
+                #[allow(clippy::redundant_closure_call)]
+                ($also)(&mut answer);
+                Answer::$variant(answer)
+            }
+            Err(status) => refusal(status),
+        }
+    };
+}
+
+impl Call {
+    /// Sends the request and settles the answer.
+    pub async fn send(&self, client: &Client) -> Answer {
+        let (mut kv, mut lease) = (client.kv.clone(), client.lease.clone());
+        match self.clone() {
+            Call::Put(request) => settle!(kv.put(request), Put),
+            Call::Range(request) => settle!(kv.range(request), Range),
+            Call::Delete(request) => settle!(kv.delete_range(request), Delete),
+            Call::Txn(request) => settle!(kv.txn(request), Txn),
+            Call::Compact(request) => settle!(kv.compact(request), Compact),
+            Call::Grant(request) => settle!(lease.lease_grant(request), Grant),
+            Call::Revoke(request) => settle!(lease.lease_revoke(request), Revoke),
+            Call::TimeToLive(request) => {
+                settle!(
+                    lease.lease_time_to_live(request),
+                    TimeToLive,
+                    |answer: &mut LeaseTimeToLiveResponse| {
+                        answer.ttl = answer.ttl.signum();
+                        answer.keys.sort();
+                    }
+                )
+            }
+            Call::Leases => {
+                settle!(
+                    lease.lease_leases(LeaseLeasesRequest {}),
+                    Leases,
+                    |answer: &mut LeaseLeasesResponse| {
+                        answer.leases.sort_by_key(|lease| lease.id);
+                    }
+                )
+            }
+            Call::HashKv(revision) => {
+                let mut maintenance = client.maintenance.clone();
+                let request = HashKvRequest { revision };
+                settle!(maintenance.hash_kv(request), HashKv, |answer: &mut HashKvResponse| {
+                    answer.hash_revision = 0
+                })
+            }
+        }
+    }
+}
+
+fn blank(header: &mut Option<ResponseHeader>) {
+    if let Some(header) = header {
+        assert!(
+            header.cluster_id != 0 && header.member_id != 0 && header.raft_term != 0,
+            "{header:?}"
+        );
+        (header.cluster_id, header.member_id, header.raft_term) = (0, 0, 0);
+    }
+}
+
+fn refusal(status: Status) -> Answer {
+    let (code, text) = (status.code(), status.message().to_owned());
+    assert!(
+        code != Code::Unavailable && code != Code::Cancelled,
+        "a server failed: {status:?}"
+    );
+    Answer::Refused(code, text)
+}
+
+/// Makes requests from a seed, and follows the revisions so that most of them make sense.
+pub struct Generator {
+    rng: Rng,
+    newest: i64,
+    compacted: i64,
+}
+
+impl Generator {
+    /// A generator whose requests depend on `seed` and the answers alone.
+    pub fn new(seed: u64) -> Generator {
+        Generator {
+            rng: Rng::new(seed),
+            newest: 1,
+            compacted: 0,
+        }
+    }
+
+    /// The oldest and the newest revision that can be read.
+    pub fn readable_revisions(&self) -> (i64, i64) {
+        (self.compacted.max(1), self.newest)
+    }
+
+    /// Follows what an answer says about revisions.
+    pub fn learn(&mut self, call: &Call, answer: &Answer) {
+        let header = match answer {
+            Answer::Put(answer) => &answer.header,
+            Answer::Delete(answer) => &answer.header,
+            Answer::Txn(answer) => &answer.header,
+            Answer::Revoke(answer) => &answer.header,
+            Answer::Compact(answer) => &answer.header,
+            _ => return,
+        };
+        self.newest = header.as_ref().expect("the answer has a header").revision;
+        if let Call::Compact(request) = call {
+            self.compacted = request.revision;
+        }
+    }
+
+    /// The next request.
+    pub fn next_call(&mut self) -> Call {
+        match self.rng.below(100) {
+            0..34 => Call::Put(self.put()),
+            34..56 => Call::Range(self.range()),
+            56..66 => Call::Delete(self.delete()),
+            66..86 => Call::Txn(self.txn(0)),
+            86..88 => Call::Compact(self.compact()),
+            88..91 => {
+                let id = self.lease();
+                Call::Grant(LeaseGrantRequest { id, ttl: 5000 + id })
+            }
+            91..93 => Call::Revoke(LeaseRevokeRequest { id: self.lease() }),
+            93..96 => {
+                let keys = self.rng.chance(70);
+                Call::TimeToLive(LeaseTimeToLiveRequest { id: self.lease(), keys })
+            }
+            96..97 => Call::Leases,
+            _ => Call::HashKv(self.revision()),
+        }
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        match self.rng.below(100) {
+            0 => Vec::new(),
+            1 => vec![0],
+            2 => vec![0xff, self.rng.below(3) as u8],
+            _ => format!(
+                "{}{}",
+                self.rng.pick(&["a", "b", "c"]),
+                self.rng.pick(&["", "1", "2", "22", "3"])
+            )
+            .into(),
+        }
+    }
+
+    fn range_end(&mut self) -> Vec<u8> {
+        match self.rng.below(10) {
+            0..4 => Vec::new(),
+            4 => vec![0],
+            5..8 => vec![b'b' + self.rng.below(3) as u8],
+            _ => self.key(),
+        }
+    }
+
+    fn lease(&mut self) -> i64 {
+        1 + self.rng.below(8) as i64
+    }
+
+    /// Mostly readable, sometimes compacted or not yet there; 0 for now in half of the calls.
+    fn revision(&mut self) -> i64 {
+        match self.rng.below(20) {
+            0..10 => 0,
+            10 => -1,
+            11 => self.newest + 1,
+            12 => self.compacted,
+            13 => self.compacted - 1,
+            _ => self.newest - self.rng.below((self.newest - self.compacted.max(1) + 1) as u64) as i64,
+        }
+    }
+
+    fn put(&mut self) -> PutRequest {
+        let (ignore_value, ignore_lease) = (self.rng.chance(5), self.rng.chance(5));
+        let lease = if self.rng.chance(15) { self.lease() } else { 0 };
+        let length = if self.rng.chance(3) { 3000 } else { self.rng.below(12) } as usize;
+        let value = if ignore_value && self.rng.chance(80) {
+            vec![]
+        } else {
+            self.rng.bytes(length)
+        };
+        PutRequest {
+            key: self.key(),
+            value,
+            lease,
+            prev_kv: self.rng.chance(30),
+            ignore_value,
+            ignore_lease,
+        }
+    }
+
+    fn range(&mut self) -> RangeRequest {
+        let mut bound = |percent| if self.rng.chance(percent) { self.revision() } else { 0 };
+        let filters = [bound(8), bound(8), bound(8), bound(8)];
+        RangeRequest {
+            key: self.key(),
+            range_end: self.range_end(),
+            limit: if self.rng.chance(40) {
+                self.rng.below(6) as i64
+            } else {
+                0
+            },
+            revision: self.revision(),
+            sort_order: if self.rng.chance(40) {
+                self.rng.below(3) as i32
+            } else {
+                0
+            },
+            sort_target: if self.rng.chance(30) {
+                self.rng.below(5) as i32
+            } else {
+                0
+            },
+            serializable: self.rng.chance(20),
+            keys_only: self.rng.chance(10),
+            count_only: self.rng.chance(10),
+            min_mod_revision: filters[0],
+            max_mod_revision: filters[1],
+            min_create_revision: filters[2],
+            max_create_revision: filters[3],
+        }
+    }
+
+    fn delete(&mut self) -> DeleteRangeRequest {
+        let range_end = if self.rng.chance(50) { vec![] } else { self.range_end() };
+        DeleteRangeRequest {
+            key: self.key(),
+            range_end,
+            prev_kv: self.rng.chance(40),
+        }
+    }
+
+    fn compact(&mut self) -> CompactionRequest {
+        let keep = self.rng.below(40) as i64;
+        let revision = if self.rng.chance(80) {
+            (self.newest - keep).max(0)
+        } else {
+            self.revision()
+        };
+        CompactionRequest {
+            revision,
+            physical: self.rng.chance(50),
+        }
+    }
+
+    fn txn(&mut self, depth: u32) -> TxnRequest {
+        let mut list = |most: u64| {
+            let count = if self.rng.chance(1) { 129 } else { self.rng.below(most) };
+            (0..count).map(|_| self.operation(depth)).collect::<Vec<_>>()
+        };
+        let (success, failure) = (list(5), list(4));
+        let compare = (0..self.rng.below(3)).map(|_| self.compare()).collect();
+        TxnRequest {
+            compare,
+            success,
+            failure,
+        }
+    }
+
+    fn operation(&mut self, depth: u32) -> RequestOp {
+        let request = match self.rng.below(20) {
+            0..9 => Request::RequestPut(self.put()),
+            9..14 => Request::RequestRange(self.range()),
+            14..18 => Request::RequestDeleteRange(self.delete()),
+            _ if depth < 3 => Request::RequestTxn(self.txn(depth + 1)),
+            _ => return RequestOp { request: None },
+        };
+        op(request)
+    }
+
+    fn compare(&mut self) -> Compare {
+        use CompareResult::*;
+        let number = match self.rng.below(3) {
+            0 => 0,
+            1 => self.rng.below(4) as i64,
+            _ => self.revision(),
+        };
+        let expected = match self.rng.below(5) {
+            0 => TargetUnion::Version(number),
+            1 => TargetUnion::CreateRevision(number),
+            2 => TargetUnion::ModRevision(number),
+            3 => TargetUnion::Lease(number),
+            _ => TargetUnion::Value(self.rng.bytes(1)),
+        };
+        let result = *self.rng.pick(&[Equal, Greater, Less, NotEqual]);
+        let range_end = if self.rng.chance(30) { self.range_end() } else { vec![] };
+        Compare {
+            key: self.key(),
+            range_end,
+            ..compare("", result, expected)
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The plain HTTP endpoints on the client port.
+
+use crate::support::{
+    pb::etcdserverpb::{AlarmType, alarm_request::AlarmAction},
+    *,
+};
+
+fn lines(body: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = body.lines().collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn health_is_true_and_json() {
+    let (server, _) = fresh().await;
+    for path in [
+        "/health",
+        "/health?serializable=true",
+        "/health?exclude=NOSPACE&exclude=CORRUPT",
+    ] {
+        let answer = http(&server.endpoint(), "GET", path);
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (200, r#"{"health":"true","reason":""}"#),
+            "{path}"
+        );
+        assert!(answer.headers["content-type"].starts_with("text/plain"));
+    }
+}
+
+#[tokio::test]
+async fn health_is_false_under_an_alarm_unless_it_is_excluded() {
+    let (server, client) = fresh().await;
+    let member = client.status().await.header.unwrap().member_id;
+    for (alarm, name) in [(AlarmType::Nospace, "NOSPACE"), (AlarmType::Corrupt, "CORRUPT")] {
+        client.alarm(AlarmAction::Activate, member, alarm).await;
+        let answer = http(&server.endpoint(), "GET", "/health");
+        let body = format!(r#"{{"health":"false","reason":"ALARM {name}"}}"#);
+        assert_eq!((answer.status, answer.body.trim_end()), (503, body.as_str()));
+        let excluded = http(&server.endpoint(), "GET", &format!("/health?exclude={name}"));
+        assert_eq!(excluded.status, 200);
+        client.alarm(AlarmAction::Deactivate, member, alarm).await;
+    }
+    assert_eq!(http(&server.endpoint(), "GET", "/health").status, 200);
+}
+
+#[tokio::test]
+async fn livez_and_readyz_are_ok() {
+    let (server, _) = fresh().await;
+    for path in [
+        "/livez",
+        "/readyz",
+        "/livez/serializable_read",
+        "/readyz/serializable_read",
+        "/readyz/linearizable_read",
+        "/readyz/data_corruption",
+        "/readyz/non_learner",
+        "/readyz?exclude=data_corruption",
+        "/readyz?exclude=nonsense",
+    ] {
+        let answer = http(&server.endpoint(), "GET", path);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"), "{path}");
+        assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+    }
+}
+
+#[tokio::test]
+async fn verbose_checks_name_each_part() {
+    let (server, _) = fresh().await;
+    let live = http(&server.endpoint(), "GET", "/livez?verbose");
+    assert_eq!(live.body, "[+]serializable_read ok\nok\n");
+    let ready = http(&server.endpoint(), "GET", "/readyz?verbose");
+    assert_eq!(
+        lines(&ready.body),
+        [
+            "[+]data_corruption ok",
+            "[+]linearizable_read ok",
+            "[+]non_learner ok",
+            "[+]serializable_read ok",
+            "ok",
+        ]
+    );
+    let fewer = http(
+        &server.endpoint(),
+        "GET",
+        "/readyz?verbose&exclude=non_learner&exclude=linearizable_read",
+    );
+    assert_eq!(
+        lines(&fewer.body),
+        ["[+]data_corruption ok", "[+]serializable_read ok", "ok"]
+    );
+}
+
+#[tokio::test]
+async fn readyz_fails_under_a_corrupt_alarm_and_livez_does_not() {
+    let (server, client) = fresh().await;
+    let member = client.status().await.header.unwrap().member_id;
+    client.alarm(AlarmAction::Activate, member, AlarmType::Corrupt).await;
+    let ready = http(&server.endpoint(), "GET", "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready
+            .body
+            .contains("[-]data_corruption failed: alarm activated: CORRUPT"),
+        "{}",
+        ready.body
+    );
+    assert_eq!(http(&server.endpoint(), "GET", "/readyz/data_corruption").status, 503);
+    assert_eq!(
+        http(&server.endpoint(), "GET", "/readyz?exclude=data_corruption").status,
+        200
+    );
+    assert_eq!(http(&server.endpoint(), "GET", "/livez").status, 200);
+}
+
+#[tokio::test]
+async fn version_names_server_and_cluster() {
+    let (server, _) = fresh().await;
+    eventually("a known cluster version", || async {
+        !http(&server.endpoint(), "GET", "/version").body.contains("not_decided")
+    })
+    .await;
+    let answer = http(&server.endpoint(), "GET", "/version");
+    assert_eq!(
+        (answer.status, answer.headers["content-type"].as_str()),
+        (200, "application/json")
+    );
+    let version: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(version["etcdserver"], server_version());
+    let (minor, _) = server_version().rsplit_once('.').unwrap();
+    assert_eq!(version["etcdcluster"], format!("{minor}.0"));
+    if !server.is_3_5() {
+        assert_eq!(version["storage"], format!("{minor}.0"));
+    }
+}
+
+#[tokio::test]
+async fn metrics_carry_the_names_that_dashboards_use() {
+    let (server, client) = fresh().await;
+    client.put("k", "v").await;
+    client.get("k").await;
+    client.delete("k").await;
+    let answer = http(&server.endpoint(), "GET", "/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(answer.headers["content-type"].starts_with("text/plain; version=0.0.4"));
+    for name in [
+        "etcd_cluster_version",
+        "etcd_debugging_mvcc_keys_total",
+        "etcd_debugging_mvcc_pending_events_total",
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "etcd_debugging_mvcc_watcher_total",
+        "etcd_debugging_store_expires_total",
+        "etcd_disk_backend_commit_duration_seconds_bucket",
+        "etcd_disk_backend_snapshot_duration_seconds_bucket",
+        "etcd_disk_wal_fsync_duration_seconds_bucket",
+        "etcd_mvcc_db_total_size_in_bytes",
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "etcd_mvcc_delete_total",
+        "etcd_mvcc_put_total",
+        "etcd_mvcc_range_total",
+        "etcd_mvcc_txn_total",
+        "etcd_network_client_grpc_received_bytes_total",
+        "etcd_network_client_grpc_sent_bytes_total",
+        "etcd_server_has_leader",
+        "etcd_server_heartbeat_send_failures_total",
+        "etcd_server_is_leader",
+        "etcd_server_leader_changes_seen_total",
+        "etcd_server_proposals_applied_total",
+        "etcd_server_proposals_committed_total",
+        "etcd_server_proposals_failed_total",
+        "etcd_server_proposals_pending",
+        "etcd_server_quota_backend_bytes",
+        "etcd_server_read_indexes_failed_total",
+        "etcd_server_slow_apply_total",
+        "etcd_server_slow_read_indexes_total",
+        "etcd_server_version",
+        "grpc_server_handled_total",
+        "grpc_server_msg_received_total",
+        "grpc_server_msg_sent_total",
+        "grpc_server_started_total",
+        "os_fd_limit",
+        "process_cpu_seconds_total",
+        "process_max_fds",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_virtual_memory_bytes",
+    ] {
+        let present = answer.body.lines().any(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        });
+        assert!(present, "/metrics has no {name}");
+    }
+    for line in [
+        "etcd_server_has_leader 1",
+        "etcd_server_is_leader 1",
+        "etcd_debugging_mvcc_current_revision 3",
+        "etcd_debugging_mvcc_keys_total 0",
+        "# TYPE etcd_disk_wal_fsync_duration_seconds histogram",
+        "# TYPE grpc_server_handled_total counter",
+    ] {
+        assert!(
+            answer.body.lines().any(|found| found == line),
+            "/metrics has no line {line:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metrics_count_what_was_called() {
+    let (server, client) = fresh().await;
+    for i in 0..7 {
+        client.put(format!("k{i}"), "v").await;
+    }
+    let answer = client.try_put(put_request("", "v")).await;
+    assert!(answer.is_err());
+    let body = http(&server.endpoint(), "GET", "/metrics").body;
+    let handled = |code: &str| {
+        body.lines().find_map(|line| {
+            let fits = line.starts_with("grpc_server_handled_total{")
+                && line.contains(r#"grpc_method="Put""#)
+                && line.contains(r#"grpc_service="etcdserverpb.KV""#)
+                && line.contains(r#"grpc_type="unary""#)
+                && line.contains(&format!(r#"grpc_code="{code}""#));
+            fits.then(|| line.rsplit(' ').next().unwrap().to_owned())
+        })
+    };
+    assert_eq!(handled("OK").as_deref(), Some("7"));
+    assert_eq!(handled("InvalidArgument").as_deref(), Some("1"));
+    assert_eq!(
+        handled("Aborted").as_deref(),
+        Some("0"),
+        "counters exist before their first call"
+    );
+}
+
+#[tokio::test]
+async fn a_metrics_listener_of_its_own_serves_health_and_metrics() {
+    let port = free_port();
+    let server = Server::start(&[&format!("--listen-metrics-urls=http://127.0.0.1:{port}")]).await;
+    let metrics = format!("127.0.0.1:{port}");
+    for path in ["/metrics", "/health", "/livez", "/readyz"] {
+        assert_eq!(http(&metrics, "GET", path).status, 200, "{path}");
+    }
+    assert_eq!(http(&metrics, "GET", "/version").status, 404);
+    assert_eq!(http(&server.endpoint(), "GET", "/health").status, 200);
+}
+
+#[tokio::test]
+async fn unknown_paths_are_not_found() {
+    let (server, _) = fresh().await;
+    for path in [
+        "/",
+        "/nothing",
+        "/livez/nothing",
+        "/readyz/nothing",
+        "/debug/pprof/",
+        "/config/local/log",
+    ] {
+        let answer = http(&server.endpoint(), "GET", path);
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (404, "404 page not found\n"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn other_methods_are_not_allowed() {
+    let (server, _) = fresh().await;
+    for path in ["/health", "/livez", "/readyz", "/version"] {
+        for method in ["POST", "PUT", "DELETE"] {
+            let answer = http(&server.endpoint(), method, path);
+            assert_eq!(answer.status, 405, "{method} {path}");
+            assert_eq!(answer.headers["allow"], "GET");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cross_origin_headers_are_there() {
+    let (server, _) = fresh().await;
+    let preflight = http(&server.endpoint(), "OPTIONS", "/v3/kv/range");
+    assert_eq!((preflight.status, preflight.body.as_str()), (200, ""));
+    for answer in [preflight, http(&server.endpoint(), "GET", "/health")] {
+        assert_eq!(answer.headers["access-control-allow-origin"], "*");
+        assert_eq!(
+            answer.headers["access-control-allow-methods"],
+            "POST, GET, OPTIONS, PUT, DELETE"
+        );
+        assert_eq!(
+            answer.headers["access-control-allow-headers"],
+            "accept, content-type, authorization"
+        );
+    }
+}
+
+#[tokio::test]
+async fn both_protocols_share_a_port_under_load() {
+    let (server, client) = fresh().await;
+    for i in 0..50 {
+        client.put("k", i.to_string()).await;
+        assert_eq!(http(&server.endpoint(), "GET", "/health").status, 200);
+    }
+}
