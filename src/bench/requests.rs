@@ -248,8 +248,10 @@ fn keys_of(space: &Space, sequential: bool, seed: u64) -> Keys {
 
 fn check_space(space: &Space) -> Result<(), String> {
     let mut largest = Vec::new();
-    put_varint((space.key_space_size - 1) << 1, &mut largest);
-    let need = space.key_prefix.len() + largest.len();
+    if space.key_space_size > 1 {
+        put_varint((space.key_space_size - 1) << 1, &mut largest);
+    }
+    let need = (space.key_prefix.len() + largest.len()).max(1);
     if space.key_size < need {
         return Err(format!(
             "--key-size {} is too small for the prefix and {} different keys: it takes {need}",

@@ -145,11 +145,6 @@ impl Session {
         self.streams_max
     }
 
-    /// Calls open now.
-    pub(super) fn open_calls(&self) -> usize {
-        self.open
-    }
-
     #[inline]
     fn next_id(&self) -> u32 {
         self.base + 2 * self.streams.len() as u32

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 ///
 /// Units: nanoseconds.
 pub(super) fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(100, 3600 * 1_000_000_000, 3)
+    Histogram::new_with_bounds(1, 3600 * 1_000_000_000, 3)
         .expect("the bounds are in order and the precision is allowed")
 }
 
