@@ -1,1 +1,11 @@
-//! etcore.
+//! etcore: an etcd v3 server in one Rust binary. `docs/ARCHITECTURE.md` is the map.
+
+pub mod api;
+pub mod bell;
+pub mod config;
+pub mod latest;
+pub mod logging;
+pub mod member;
+pub mod metrics;
+pub mod runtime;
+pub mod version;

@@ -1,2 +1,69 @@
-//! etcore.
-fn main() {}
+//! The one binary: the server and its tools, told apart by the name it was called by and by the first argument.
+//!
+//! `etcore` and `etcd` run the server. A tool has a subcommand (`etcore ctl`) and a name (`etcdctl`).
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use etcore::config::{Config, Outcome};
+use etcore::logging;
+use etcore::runtime::serve;
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let called = if args.is_empty() { String::new() } else { args.remove(0) };
+    let name = Path::new(&called)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("etcore");
+    match Program::choose(name, args.first().map(String::as_str)) {
+        Program::Server => run_server(name, args),
+        Program::Missing(what) => {
+            eprintln!(
+                "etcore: {what} is not part of this build yet; use etcd's own tool, which talks to etcore unchanged"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to run.
+enum Program {
+    Server,
+    Missing(&'static str),
+}
+
+impl Program {
+    fn choose(name: &str, first: Option<&str>) -> Program {
+        match (name, first) {
+            ("etcdctl", _) | (_, Some("ctl")) => Program::Missing("etcdctl (etcore ctl)"),
+            ("etcdutl", _) | (_, Some("utl")) => Program::Missing("etcdutl (etcore utl)"),
+            (_, Some("bench")) => Program::Missing("etcore bench"),
+            (_, Some("gateway")) => Program::Missing("the gateway"),
+            (_, Some("grpc-proxy")) => Program::Missing("the gRPC proxy"),
+            _ => Program::Server,
+        }
+    }
+}
+
+fn run_server(name: &str, args: Vec<String>) -> ExitCode {
+    // Only variables that are text can name a flag's value.
+    let env =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match Config::from_args_as(name, args, env) {
+        Ok(Outcome::Serve(config)) => {
+            let _log = logging::start(&config);
+            serve(*config)
+        }
+        Ok(Outcome::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code)
+        }
+    }
+}

@@ -2,4 +2,7 @@
 //!
 //! This crate never sees storage and keeps no state of the member.
 
+pub mod grpc;
+pub mod h2;
+pub mod io;
 pub mod pb;

@@ -6,12 +6,22 @@
 //!   same token. Everything that runs while the member serves uses it.
 //!
 //! Paths are relative to the root the disk was made for, `/`-separated, and never contain `..`.
-//! Implementations: `StdDisk` (blocking), `GlommioDisk` (io_uring) and
-//! `SimDisk` (memory that loses, tears, reorders and rots).
+//! Implementations: [`StdDisk`] (blocking), `GlommioDisk` (io_uring) and
+//! [`SimDisk`] (memory that loses, tears, reorders and rots).
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+
+mod glommio_disk;
+mod map;
+pub mod sim;
+mod std_disk;
+mod system;
+
+pub use glommio_disk::GlommioDisk;
+pub use sim::SimDisk;
+pub use std_disk::StdDisk;
 
 /// Names one submitted operation; chosen by the caller, unique among the operations in flight.
 pub type Token = u64;
@@ -35,6 +45,17 @@ pub struct OpenOptions {
     /// A write is durable when it completes (`O_DSYNC`), and bypasses the page cache where the file system can
     /// (`O_DIRECT`): offsets and lengths must then be multiples of [`BLOCK_SIZE`].
     pub direct_dsync: bool,
+}
+
+impl OpenOptions {
+    /// Every implementation holds its callers to the alignment that direct I/O needs.
+    fn check_alignment(self, offset: u64, len: usize) {
+        let aligned = offset.is_multiple_of(BLOCK_SIZE as u64) && len.is_multiple_of(BLOCK_SIZE);
+        assert!(
+            aligned || !self.direct_dsync,
+            "a direct write at {offset} of {len} bytes is not aligned"
+        );
+    }
 }
 
 /// One file operation. Offsets and lengths are in bytes.
@@ -121,6 +142,29 @@ pub enum WriteBuf {
     Bytes(Bytes),
     /// Pieces written one behind the other.
     Pieces(Vec<Bytes>),
+}
+
+impl WriteBuf {
+    /// How many bytes it carries.
+    pub fn len(&self) -> usize {
+        match self {
+            WriteBuf::Bytes(data) => data.len(),
+            WriteBuf::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Whether it carries none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in one piece, copied.
+    pub fn to_vec(&self) -> Vec<u8> {
+        match self {
+            WriteBuf::Bytes(data) => data.to_vec(),
+            WriteBuf::Pieces(pieces) => pieces.concat(),
+        }
+    }
 }
 
 /// What an operation answers.

@@ -2,4 +2,9 @@
 //!
 //! Files are touched only through [`io::Disk`].
 
+pub mod bbolt;
+pub mod buckets;
 pub mod io;
+pub mod mvcc;
+pub mod tree;
+pub mod wal;

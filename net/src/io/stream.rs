@@ -1,0 +1,74 @@
+//! One connected TCP socket, bound to the executor it was made on.
+
+use super::listen::Accepted;
+use glommio::GlommioError;
+use glommio::net::TcpStream;
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// A connected socket; reads and writes try the system call first and wait only when it would block.
+pub struct Stream {
+    tcp: TcpStream,
+}
+
+/// Connects to an address, without delay of small writes.
+///
+/// Errors: of the system call, or `TimedOut`.
+pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Stream> {
+    let tcp = TcpStream::connect_timeout(address, timeout).await.map_err(io_error)?;
+    tcp.set_nodelay(true).map_err(io_error)?;
+    Ok(Stream { tcp })
+}
+
+impl Stream {
+    /// Binds an accepted socket to the current executor.
+    pub fn adopt(accepted: Accepted) -> Stream {
+        Stream {
+            tcp: TcpStream::from(socket2::Socket::from(accepted.socket)),
+        }
+    }
+
+    /// Reads what there is, at most `buf.len()` bytes; 0 at the end of the stream.
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// The polling form of [`read`](Self::read).
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+
+    /// Writes some of `bytes`; when the socket is full, the task of `cx` is woken once it has room.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    /// Ends our half of the stream, so that the peer reads to the end of what was written.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        socket2::SockRef::from(&self.tcp).shutdown(Shutdown::Write)
+    }
+
+    /// The peer's address.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.peer_addr().map_err(io_error)
+    }
+}
+
+fn io_error(error: GlommioError<()>) -> io::Error {
+    io::Error::from(error)
+}

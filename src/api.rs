@@ -1,0 +1,30 @@
+//! etcd's services on one shard: decode, check, ask the core or read the view, answer.
+//!
+//! [`Api`] is the application of one shard's connections. It does no I/O of its own: bytes come and go through the gRPC
+//! codec of each connection, requests for the core gather in an outbox that the runtime empties at the end of a turn, and
+//! what the core says comes in by [`Api::on_core`].
+//!
+//! Reads are answered here, from a [`View`](crate::member::View): serializable ones at once, linearizable ones behind one
+//! leadership round that serves every read of the turn. Whatever may be long (large ranges, watch history, snapshots,
+//! hashes) is a job that runs in slices, [`Api::run_jobs`].
+
+mod answer;
+mod core;
+mod http;
+mod ids;
+mod jobs;
+mod kv;
+mod lease;
+mod maintenance;
+mod method;
+mod metrics_page;
+mod past;
+mod shard;
+mod status;
+mod validate;
+mod watch;
+
+pub use ids::RequestIds;
+pub use method::{Flow, METHODS, Method, MethodInfo};
+pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Wires};
+pub use status::{ALL as FAILURES, Failure};

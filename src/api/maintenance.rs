@@ -1,0 +1,174 @@
+//! The Maintenance, Cluster and Health services.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use net::{
+    grpc::{ServerConn, Status},
+    pb::{
+        etcdserverpb::{
+            AlarmRequest, AlarmType, HashKvRequest, Member, MemberListRequest, MemberListResponse, MoveLeaderRequest,
+            StatusResponse,
+        },
+        grpc::health::v1::{
+            HealthCheckRequest, HealthCheckResponse, HealthListResponse, health_check_response::ServingStatus,
+        },
+    },
+};
+use prost::Message;
+
+use super::{
+    Api, Method,
+    core::{Pending, Waiting},
+    jobs::Job,
+    kv::EntryField,
+    shard::{CallKey, CallState, decode},
+    status::{self, Failure},
+};
+use crate::{
+    member::{Request, View},
+    version::{ETCD_VERSION, STORAGE_VERSION},
+};
+
+impl Api {
+    pub(super) fn member_list(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let request: MemberListRequest = decode(message)?;
+        if request.linearizable {
+            return self.wait_for_round(Waiting::MemberList { key });
+        }
+        let view = self.view();
+        self.serve_members(&view, key, wire);
+        Ok(())
+    }
+
+    /// Header revision is 0 for Cluster calls (behaviours 23).
+    pub(super) fn serve_members(&mut self, view: &Arc<View>, key: CallKey, wire: &mut ServerConn) {
+        let member = |info: &crate::member::MemberInfo| Member {
+            id: info.id,
+            name: info.name.clone(),
+            peer_ur_ls: info.peer_urls.clone(),
+            client_ur_ls: info.client_urls.clone(),
+            is_learner: info.is_learner,
+        };
+        let members = view.members.members.values().map(member).collect();
+        let header = Some(self.header(view, 0));
+        self.reply(key, &MemberListResponse { header, members }, wire);
+    }
+
+    pub(super) fn alarm(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
+        let _: AlarmRequest = decode(message.clone())?;
+        self.propose(EntryField::Alarm, &message, Pending::Plain { key })
+    }
+
+    pub(super) fn status(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let view = self.view();
+        let mut errors = Vec::new();
+        if view.leader == 0 {
+            errors.push(status::NO_LEADER.text.to_owned());
+        }
+        for (member, kind) in view.alarms.iter() {
+            let name = AlarmType::try_from(*kind).map_or("UNKNOWN", |kind| kind.as_str_name());
+            errors.push(format!("memberID:{member} alarm:{name} "));
+        }
+        let quota = self.setup.limits.quota_bytes.map_or(0, |bytes| bytes as i64);
+        let answer = StatusResponse {
+            header: Some(self.header(&view, view.revision())),
+            version: ETCD_VERSION.to_owned(),
+            db_size: view.db_size_bytes as i64,
+            leader: view.leader,
+            raft_index: view.committed_index,
+            raft_term: view.term,
+            raft_applied_index: view.applied_index,
+            errors,
+            db_size_in_use: view.db_in_use_bytes.min(view.db_size_bytes) as i64,
+            is_learner: view.is_learner,
+            storage_version: STORAGE_VERSION.to_owned(),
+            db_size_quota: quota,
+            downgrade_info: Some(Default::default()),
+        };
+        self.reply(key, &answer, wire);
+        Ok(())
+    }
+
+    pub(super) fn defragment(&mut self, key: CallKey, _message: Bytes) -> Result<(), Failure> {
+        self.ask(Request::Defragment, Pending::Plain { key });
+        Ok(())
+    }
+
+    pub(super) fn hash(&mut self, key: CallKey, _message: Bytes) -> Result<(), Failure> {
+        let view = self.view();
+        self.start_job(Job::hash(key, &view, self.now_ns));
+        Ok(())
+    }
+
+    pub(super) fn hash_kv(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
+        let request: HashKvRequest = decode(message)?;
+        let view = self.view();
+        let damage = self.setup.on_damage;
+        let job = Job::hash_kv(key, &view, request.revision, self.now_ns);
+        self.start_job(job.map_err(|error| Failure::from_store(&error, damage))?);
+        Ok(())
+    }
+
+    pub(super) fn snapshot(&mut self, key: CallKey, _message: Bytes) -> Result<(), Failure> {
+        let view = self.view();
+        self.start_job(Job::snapshot(key, &view, self.now_ns));
+        Ok(())
+    }
+
+    pub(super) fn move_leader(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
+        let request: MoveLeaderRequest = decode(message)?;
+        self.ask(
+            Request::MoveLeader {
+                target: request.target_id,
+            },
+            Pending::Plain { key },
+        );
+        Ok(())
+    }
+
+    pub(super) fn health_check(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let request: HealthCheckRequest = decode(message)?;
+        if !request.service.is_empty() {
+            return Err(status::UNKNOWN_HEALTH_SERVICE);
+        }
+        self.reply(
+            key,
+            &HealthCheckResponse {
+                status: ServingStatus::Serving as i32,
+            },
+            wire,
+        );
+        Ok(())
+    }
+
+    pub(super) fn health_list(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let serving = HealthCheckResponse {
+            status: ServingStatus::Serving as i32,
+        };
+        let statuses = HashMap::from([(String::new(), serving)]);
+        self.reply(key, &HealthListResponse { statuses }, wire);
+        Ok(())
+    }
+
+    pub(super) fn health_watch(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let request: HealthCheckRequest = decode(message)?;
+        let status = if request.service.is_empty() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::ServiceUnknown
+        };
+        let answer = HealthCheckResponse { status: status as i32 };
+        let write = |out: &mut BytesMut| answer.encode(out).expect("a BytesMut grows");
+        wire.send_message(key.1, answer.encoded_len(), write);
+        self.setup.metrics.methods[Method::HealthWatch.index()].sent.add(1);
+        self.set_state(key, CallState::Health);
+        Ok(())
+    }
+
+    /// Ends a streaming call well.
+    pub(super) fn finish_ok(&mut self, key: CallKey, wire: &mut ServerConn) {
+        wire.finish(key.1, &Status::ok());
+        self.end(key, net::grpc::Code::Ok);
+    }
+}

@@ -1,0 +1,445 @@
+//! One member of the cluster as a deterministic state machine.
+//!
+//! [`Member`] holds consensus, the store, leases, alarms and membership. It does no I/O and reads no clock: time,
+//! randomness (a seed) and the completion of writes are inputs. [`Engine`] joins it with the write-ahead log and the
+//! tree over a [`storage::io::Disk`]; one [`Engine::turn`] takes events in and gives effects out. Production drives the
+//! engine with io_uring and the clock, the simulator with a simulated disk, network and time.
+//!
+//! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
+//! a [`View`] that holds their effects is made; only then do answers leave.
+
+mod apply;
+mod boot;
+mod commit;
+mod compare;
+mod engine;
+mod error;
+mod event;
+mod lessor;
+mod membership;
+mod tree_base;
+mod txn;
+mod view;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use net::pb::etcdserverpb::{
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, RequestHeader,
+};
+use prost::Message as _;
+use raft::RawNode;
+use storage::mvcc::{AppliedState, Store};
+
+pub use apply::{CORRUPT, Fault, NOSPACE};
+pub use boot::{BootError, MemberOptions};
+pub use commit::CommitPolicy;
+pub use compare::{KeyFacts, holds, needs_value};
+pub use engine::{Engine, Outputs};
+pub use error::Refusal;
+pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
+pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
+pub use membership::{MemberInfo, Membership};
+pub use view::{Published, View};
+
+use crate::metrics::CoreMetrics;
+use lessor::Lessor;
+
+/// Proposals and reads that may wait at once; more are refused with "too many requests".
+///
+/// Source: limits table, raft propose buffer (4096 there, per connection here many more connections share it).
+const WAITING_MAX: usize = 1 << 20;
+/// Leases revoked by one entry. Units: leases.
+const REVOKE_BATCH_MAX: usize = 1000;
+/// Leases with a longer TTL have what is left of it checkpointed. Units: seconds. Source: limits table.
+const CHECKPOINT_TTL_ABOVE: i64 = 300;
+/// How often. Units: nanoseconds. Source: limits table.
+const CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
+/// A read round without an answer is started anew after this long. Units: nanoseconds. Source: limits table.
+const READ_RETRY_NS: u64 = 500_000_000;
+
+/// A request that waits for a leadership round.
+#[derive(Debug)]
+struct WaitingRead {
+    shard: ShardIndex,
+    id: RequestId,
+    /// A lease to renew, or a plain barrier.
+    renew: Option<i64>,
+}
+
+/// One leadership round.
+#[derive(Debug)]
+struct ReadRound {
+    context: u64,
+    started_ns: u64,
+    /// Known once the round is won.
+    index: Option<u64>,
+    waiting: Vec<WaitingRead>,
+}
+
+/// The replicated state machine of one member.
+pub struct Member {
+    options: MemberOptions,
+    raft: RawNode,
+    store: Store,
+    lessor: Lessor,
+    alarms: Arc<BTreeSet<(u64, i32)>>,
+    members: Arc<Membership>,
+    applied: AppliedState,
+    now_ns: u64,
+    next_tick_ns: u64,
+    next_checkpoint_ns: u64,
+    /// Whose proposal it is, and when it times out.
+    proposals: AHashMap<RequestId, (ShardIndex, u64)>,
+    next_time_out_ns: u64,
+    reads: Vec<WaitingRead>,
+    rounds: VecDeque<ReadRound>,
+    next_context: u64,
+    next_own_id: u64,
+    batch: Vec<Bytes>,
+    batch_ids: Vec<RequestId>,
+    replies: Vec<(ShardIndex, Reply)>,
+    was_leader: bool,
+    published_leader: u64,
+    metrics: Arc<CoreMetrics>,
+}
+
+impl Member {
+    /// Takes one event. Proposals gather until [`Member::flush_proposals`].
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request { shard, id, request } => self.request(shard, id, request),
+            Event::Cancel { id } => {
+                self.proposals.remove(&id);
+            }
+            Event::Peer(message) => {
+                if let Err(error) = self.raft.step(message) {
+                    tracing::debug!(%error, "message ignored");
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, shard: ShardIndex, id: RequestId, request: Request) {
+        let refuse = |member: &mut Member, refusal| member.answer(shard, id, Err(refusal));
+        match request {
+            Request::Propose { data } => {
+                if self.proposals.len() >= WAITING_MAX {
+                    return refuse(self, Refusal::TooManyRequests);
+                }
+                self.proposals
+                    .insert(id, (shard, self.now_ns + self.options.request_timeout_ns));
+                self.batch.push(data);
+                self.batch_ids.push(id);
+            }
+            Request::ReadBarrier => self.wait_for_round(WaitingRead { shard, id, renew: None }),
+            Request::LeaseRenew { lease } => self.wait_for_round(WaitingRead {
+                shard,
+                id,
+                renew: Some(lease),
+            }),
+            Request::LeaseInfo { lease, keys } => {
+                let info = self.lessor.info(lease, keys, self.now_ns);
+                self.answer(shard, id, Ok(Outcome::LeaseInfo(info)));
+            }
+            Request::Leases => {
+                let ids = self.lessor.ids();
+                self.answer(shard, id, Ok(Outcome::Leases(ids)));
+            }
+            Request::MoveLeader { target } => self.move_leader(shard, id, target),
+            Request::CompactionDone { .. } | Request::Defragment => {
+                unreachable!("the engine keeps what waits for the tree")
+            }
+        }
+    }
+
+    fn wait_for_round(&mut self, read: WaitingRead) {
+        if self.reads.len() >= WAITING_MAX {
+            return self.answer(read.shard, read.id, Err(Refusal::TooManyRequests));
+        }
+        self.reads.push(read);
+    }
+
+    fn move_leader(&mut self, shard: ShardIndex, id: RequestId, target: u64) {
+        let result = if !self.raft.is_leader() {
+            Err(Refusal::NotLeader)
+        } else if self.members.members.get(&target).is_none_or(|member| member.is_learner) {
+            Err(Refusal::BadTransferee)
+        } else if target == self.options.member_id {
+            Ok(Outcome::Done)
+        } else {
+            self.raft
+                .transfer_leader(target)
+                .map(|()| Outcome::Done)
+                .map_err(|_| Refusal::BadTransferee)
+        };
+        self.answer(shard, id, result);
+    }
+
+    fn answer(&mut self, shard: ShardIndex, id: RequestId, result: Result<Outcome, Refusal>) {
+        self.replies.push((shard, Reply { id, result }));
+    }
+
+    /// Hands the gathered proposals to consensus and starts one leadership round for the reads that wait.
+    fn flush_proposals(&mut self) {
+        if !self.batch.is_empty() {
+            if let Err(error) = self.raft.propose_batch(self.batch.drain(..)) {
+                let refusal = match error {
+                    raft::ProposeError::TooMuchUncommitted { .. } => Refusal::TooManyRequests,
+                    _ => Refusal::ProposalDropped,
+                };
+                for id in std::mem::take(&mut self.batch_ids) {
+                    self.metrics.failed.add(1);
+                    if let Some((shard, _)) = self.proposals.remove(&id) {
+                        self.answer(shard, id, Err(refusal));
+                    }
+                }
+            }
+            self.batch_ids.clear();
+        }
+        self.start_round();
+    }
+
+    fn start_round(&mut self) {
+        if self.reads.is_empty() || self.rounds.len() >= READ_ROUNDS_MAX {
+            return;
+        }
+        let context = self.next_context;
+        self.next_context += 1;
+        let waiting = std::mem::take(&mut self.reads);
+        let round = ReadRound {
+            context,
+            started_ns: self.now_ns,
+            index: None,
+            waiting,
+        };
+        // Without a leader the round is tried again at the retry time, until the requests time out.
+        let _ = self.raft.read_index(context);
+        self.rounds.push_back(round);
+    }
+
+    /// Answers the rounds that are won and whose index is applied.
+    fn finish_rounds(&mut self) {
+        while let Some(round) = self.rounds.front() {
+            if round.index.is_none_or(|index| index > self.applied.index) {
+                break;
+            }
+            let round = self.rounds.pop_front().expect("just seen");
+            for read in round.waiting {
+                let result = match read.renew {
+                    None => Ok(Outcome::Done),
+                    Some(lease) => self.renew(lease),
+                };
+                self.answer(read.shard, read.id, result);
+            }
+        }
+    }
+
+    fn renew(&mut self, lease: i64) -> Result<Outcome, Refusal> {
+        if !self.lessor.is_primary() {
+            return Err(Refusal::NotPrimary);
+        }
+        let revision = self.store.revision();
+        let ttl = match self.lessor.renew(lease, self.now_ns) {
+            Ok((ttl, checkpointed)) => {
+                self.metrics.leases_renewed.add(1);
+                if checkpointed {
+                    self.propose_checkpoints(vec![(lease, 0)]);
+                }
+                ttl
+            }
+            Err(_) => 0,
+        };
+        Ok(Outcome::LeaseRenew { ttl, revision })
+    }
+
+    fn on_read_state(&mut self, state: raft::ReadState) {
+        if let Some(round) = self.rounds.iter_mut().find(|round| round.context == state.context) {
+            round.index = Some(state.index);
+        }
+        // A later round that is won answers the earlier ones too: their index is not higher.
+        let won = self.rounds.iter().rposition(|round| round.index.is_some());
+        if let Some(last) = won {
+            let index = self.rounds[last].index;
+            for round in self.rounds.iter_mut().take(last) {
+                round.index = round.index.or(index);
+            }
+        }
+    }
+
+    /// Moves time on: elections, time-outs, leases.
+    fn tick(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        let interval = self.options.tick_ns;
+        // After a pause, time that nobody saw passing is not made up for tick by tick.
+        if self.now_ns > self.next_tick_ns + 10 * interval {
+            self.next_tick_ns = self.now_ns - 10 * interval;
+        }
+        while self.next_tick_ns <= self.now_ns {
+            self.next_tick_ns += interval;
+            self.raft.tick();
+        }
+        self.time_out();
+        if self.raft.is_leader() {
+            self.end_leases();
+        }
+    }
+
+    fn time_out(&mut self) {
+        let (now, timeout) = (self.now_ns, self.options.request_timeout_ns);
+        if now >= self.next_time_out_ns {
+            self.next_time_out_ns = now + READ_RETRY_NS;
+            let late = self.proposals.iter().filter(|(_, (_, deadline))| *deadline <= now);
+            let mut late: Vec<(RequestId, ShardIndex)> = late.map(|(id, (shard, _))| (*id, *shard)).collect();
+            late.sort_unstable();
+            for (id, shard) in late {
+                self.proposals.remove(&id);
+                self.metrics.failed.add(1);
+                self.answer(shard, id, Err(Refusal::Timeout));
+            }
+        }
+        while self
+            .rounds
+            .front()
+            .is_some_and(|round| round.started_ns + timeout <= now)
+        {
+            let round = self.rounds.pop_front().expect("just seen");
+            self.metrics.failed_reads.add(1);
+            for read in round.waiting {
+                self.answer(read.shard, read.id, Err(Refusal::Timeout));
+            }
+        }
+        let stuck = self.rounds.back().is_some_and(|round| {
+            round.index.is_none()
+                && (now - round.started_ns) % READ_RETRY_NS < self.options.tick_ns
+                && round.started_ns < now
+        });
+        if stuck {
+            self.metrics.slow_reads.add(1);
+            let context = self.next_context;
+            self.next_context += 1;
+            if self.raft.read_index(context).is_ok() {
+                self.rounds.back_mut().expect("just seen").context = context;
+            }
+        }
+    }
+
+    fn end_leases(&mut self) {
+        let expired = self.lessor.expired(self.now_ns, REVOKE_BATCH_MAX);
+        if !expired.is_empty() {
+            self.metrics.leases_expired.add(expired.len() as u64);
+            let batch = LeaseRevokeBatchRequest {
+                term: self.raft.term(),
+                ids: expired,
+            };
+            self.propose_own(InternalRaftRequest {
+                lease_revoke_batch: Some(batch),
+                ..Default::default()
+            });
+        }
+        if self.now_ns >= self.next_checkpoint_ns {
+            self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
+            let left = self
+                .lessor
+                .checkpoints(self.now_ns, CHECKPOINT_TTL_ABOVE, REVOKE_BATCH_MAX);
+            if !left.is_empty() {
+                self.propose_checkpoints(left);
+            }
+        }
+    }
+
+    fn propose_checkpoints(&mut self, left: Vec<(i64, i64)>) {
+        let one = |(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl };
+        let checkpoints = left.into_iter().map(one).collect();
+        let request = LeaseCheckpointRequest { checkpoints };
+        self.propose_own(InternalRaftRequest {
+            lease_checkpoint: Some(request),
+            ..Default::default()
+        });
+    }
+
+    /// Proposes a request of the member itself, for which nobody waits.
+    fn propose_own(&mut self, mut request: InternalRaftRequest) {
+        self.next_own_id += 1;
+        request.header = Some(RequestHeader {
+            id: self.next_own_id,
+            ..Default::default()
+        });
+        if let Err(error) = self.raft.propose(request.encode_to_vec().into()) {
+            tracing::debug!(%error, "own proposal dropped, tried again later");
+        }
+    }
+
+    /// Follows a change of leadership.
+    fn on_soft_state(&mut self, state: raft::SoftState) {
+        let leads = state.role == raft::Role::Leader;
+        if state.leader_id != self.published_leader {
+            if state.leader_id != 0 {
+                self.metrics.leader_changes.add(1);
+                tracing::info!(
+                    leader = format!("{:x}", state.leader_id),
+                    term = self.raft.term(),
+                    "leader elected"
+                );
+            }
+            self.published_leader = state.leader_id;
+        }
+        if leads && !self.was_leader {
+            self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
+            self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
+            self.announce();
+        }
+        if !leads && self.was_leader {
+            self.lessor.demote();
+        }
+        self.was_leader = leads;
+    }
+
+    /// Tells the cluster this member's name and client URLs and, once, the version it speaks.
+    fn announce(&mut self) {
+        let known = self.members.members.get(&self.options.member_id);
+        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
+        if known.is_none_or(|member| member.name != name || member.client_urls != client_urls) {
+            let attributes = net::pb::membershippb::Attributes { name, client_urls };
+            let request = net::pb::membershippb::ClusterMemberAttrSetRequest {
+                member_id: self.options.member_id,
+                member_attributes: Some(attributes),
+            };
+            self.propose_own(InternalRaftRequest {
+                cluster_member_attr_set: Some(request),
+                ..Default::default()
+            });
+        }
+        let version = crate::version::CLUSTER_VERSION;
+        if self.members.cluster_version.as_deref() != Some(version) {
+            let request = net::pb::membershippb::ClusterVersionSetRequest {
+                ver: version.to_owned(),
+            };
+            self.propose_own(InternalRaftRequest {
+                cluster_version_set: Some(request),
+                ..Default::default()
+            });
+        }
+    }
+
+    fn record(&self) {
+        let metrics = &self.metrics;
+        metrics.committed.set(self.raft.commit_index());
+        metrics.applied.set(self.applied.index);
+        metrics.pending.set(self.proposals.len() as u64);
+        metrics.has_leader.set(u64::from(self.published_leader != 0));
+        metrics.is_leader.set(u64::from(self.was_leader));
+        metrics.current_revision.set(self.store.revision() as u64);
+        metrics
+            .compact_revision
+            .set(self.store.compact_revision().max(0) as u64);
+        metrics.keys.set(self.store.stats().live_keys);
+    }
+}
+
+/// Leadership rounds under way at once; later reads gather for the next.
+const READ_ROUNDS_MAX: usize = 64;

@@ -1,0 +1,516 @@
+//! From a data directory to a running member: lock, format, tree, log, store.
+//!
+//! The tree says what is applied, the log what comes behind it. Entries at or below the tree's index are ignored but for
+//! those kept for followers (DECISIONS 2). A log that is gone while the tree is there, or that does not reach the tree,
+//! is never papered over: the error says what to do.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use net::pb::{etcdserverpb::AlarmMember, leasepb};
+use prost::Message;
+use raft::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start};
+use storage::{
+    buckets::Bucket,
+    io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
+    mvcc::{AppliedState, Base, Store, StoreError},
+    tree::{Tree, TreeError, TreeOptions},
+    wal::{Identity, Recovered, Wal, WalError, WalOptions},
+};
+
+use super::{
+    Engine, Member, MemberInfo, Membership,
+    commit::{CommitPolicy, Committer},
+    engine::Compaction,
+    lessor::Lessor,
+    tree_base::TreeBase,
+};
+use crate::metrics::CoreMetrics;
+
+/// Version of the data directory this program writes.
+const FORMAT_VERSION: u32 = 1;
+/// Oldest version of this program's format that can read it.
+const FORMAT_MIN_READER: u32 = 1;
+/// Name of the file that says so.
+const FORMAT_FILE: &str = "format";
+/// Name of the file whose lock keeps a second member out.
+const LOCK_FILE: &str = "lock";
+
+/// Everything a member needs to know to start.
+#[derive(Clone, Debug)]
+pub struct MemberOptions {
+    /// This member's id.
+    pub member_id: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// This member's name.
+    pub name: String,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
+    /// The members a new cluster begins with, this one among them.
+    pub initial_members: Vec<MemberInfo>,
+    /// Length of a raft tick, the heartbeat interval. Units: nanoseconds.
+    pub tick_ns: u64,
+    /// Election time-out. Units: ticks.
+    pub election_ticks: u32,
+    /// Election time-out. Units: nanoseconds.
+    pub election_timeout_ns: u64,
+    /// Ask before standing for election.
+    pub pre_vote: bool,
+    /// Seed of the election jitter.
+    pub seed: u64,
+    /// A proposal or read that is not done by then fails. Units: nanoseconds.
+    pub request_timeout_ns: u64,
+    /// Above this much that is not in the tree or the log yet, proposals are refused. Units: bytes.
+    pub buffered_bytes_max: usize,
+    /// Log entries kept behind the tree for followers that lag.
+    pub catch_up_entries: u64,
+    /// When commits of the tree happen.
+    pub commit: CommitPolicy,
+    /// Pause between two slices of a compaction. Units: nanoseconds.
+    pub compaction_pause_ns: u64,
+    /// Directory of the log, relative to the disk's root.
+    pub wal_dir: String,
+    /// Size of a log segment; none: chosen by the size of the file system. Units: bytes.
+    pub wal_segment_bytes: Option<u64>,
+    /// Address space taken for the tree. Units: bytes.
+    pub tree_reserve_bytes: u64,
+    /// Page size of a new tree. Units: bytes.
+    pub tree_page_bytes: usize,
+    /// The tree's file grows in steps of this size. Units: bytes.
+    pub tree_growth_bytes: u64,
+}
+
+impl MemberOptions {
+    /// The shortest TTL of a lease. Units: seconds.
+    ///
+    /// Source: etcd `minTTL`: (3 * election ticks) / 2 * heartbeat, rounded up to whole seconds (limits table).
+    pub fn min_lease_ttl_seconds(&self) -> i64 {
+        let span_ns = u64::from(self.election_ticks) * 3 / 2 * self.tick_ns;
+        span_ns.div_ceil(1_000_000_000) as i64
+    }
+}
+
+/// Why a member could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Another process has the data directory.
+    #[error("the data directory is in use by another process; stop it first, or choose another --data-dir")]
+    Locked,
+    /// The data directory was written by a newer version.
+    #[error(
+        "the data directory has format version {found}, which needs a reader of version {min_reader} or newer; \
+         this program reads up to version {FORMAT_VERSION}: use a newer etcore"
+    )]
+    TooNew {
+        /// Its version.
+        found: u32,
+        /// What it takes to read it.
+        min_reader: u32,
+    },
+    /// The format file makes no sense.
+    #[error("file {FORMAT_FILE} in the data directory is not etcore's; is --data-dir right?")]
+    NotOurs,
+    /// The log is gone while the tree is there.
+    #[error(
+        "the log is missing or empty but the tree has applied entry {applied}: this member may have acknowledged what it \
+         no longer has. It must not vote again: remove it from the cluster and add it anew with an empty data directory"
+    )]
+    LogLost {
+        /// What the tree has.
+        applied: u64,
+    },
+    /// The tree does not reach the first entry of the log.
+    #[error(
+        "the tree has applied entry {applied} but the log begins at entry {first}: the tree is lost or was replaced. \
+         Restore this member from a snapshot, or remove it and add it anew with an empty data directory"
+    )]
+    TreeBehind {
+        /// What the tree has.
+        applied: u64,
+        /// Where the log begins.
+        first: u64,
+    },
+    /// A file call failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The tree cannot be used.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was recovered breaks a rule of consensus.
+    #[error("recovered state is not usable: {0}")]
+    Raft(String),
+    /// A row of the tree cannot be read.
+    #[error("bucket {bucket} of the tree holds a row that cannot be read: {why}; restore this member from a snapshot")]
+    Row {
+        /// Which bucket.
+        bucket: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Engine {
+    /// Opens or creates the data directory and readies the member. Blocks; nothing is served meanwhile.
+    pub fn boot(
+        disk: &mut dyn Disk,
+        options: MemberOptions,
+        metrics: Arc<CoreMetrics>,
+        now_ns: u64,
+    ) -> Result<Engine, BootError> {
+        claim(disk)?;
+        let tree = Tree::open(disk, tree_options(&options))?;
+        let identity = Identity {
+            member_id: options.member_id,
+            cluster_id: options.cluster_id,
+        };
+        let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
+        let root = tree.root();
+        let user = root.user().clone();
+        let applied = AppliedState {
+            index: user.applied_index,
+            term: user.applied_term,
+            conf_state: user.conf_state,
+        };
+        let is_new = recovered.entries.is_empty() && recovered.hard_state == HardState::default();
+        if is_new && applied.index > 0 {
+            return Err(BootError::LogLost { applied: applied.index });
+        }
+        let base = Arc::new(TreeBase::new(root));
+        let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
+        let store = Store::restore(base, applied.clone())?;
+        let start = if is_new {
+            bootstrap(&options)
+        } else {
+            resume(recovered, &applied)?
+        };
+        if is_new {
+            wal.append(&start.entries, Some(start.hard_state), None);
+        }
+        let raft = RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
+        let member = rows.into_member(options, raft, store, applied, metrics, now_ns);
+        Ok(Engine::assemble(member, wal, tree))
+    }
+
+    fn assemble(member: Member, wal: Wal, tree: Tree) -> Engine {
+        let committer = Committer::new(tree, member.options.commit);
+        let last_wal_bytes = wal.written_bytes();
+        let (size, in_use) = committer.sizes();
+        let published = Arc::new(super::View {
+            store: member.store.view(),
+            applied_index: member.applied.index,
+            committed_index: member.raft.commit_index(),
+            term: member.raft.term(),
+            leader: 0,
+            is_learner: false,
+            members: member.members.clone(),
+            alarms: member.alarms.clone(),
+            db_size_bytes: size,
+            db_in_use_bytes: in_use,
+        });
+        Engine {
+            member,
+            wal,
+            committer,
+            appends: VecDeque::new(),
+            completions: Vec::new(),
+            to_apply: VecDeque::new(),
+            compaction: Compaction::resumed(),
+            defragmenting: Vec::new(),
+            published,
+            dirty: false,
+            last_wal_bytes,
+            campaigned: false,
+            next_space_retry_ns: 0,
+        }
+    }
+}
+
+/// Takes the lock and checks the format, writing it into a new directory.
+fn claim(disk: &mut dyn Disk) -> Result<(), BootError> {
+    let lock = open(disk, LOCK_FILE)?;
+    match disk.call(Op::Lock(lock)) {
+        Ok(_) => {}
+        Err(error) if error.kind == ErrorKind::Locked => return Err(BootError::Locked),
+        Err(error) => return Err(error.into()),
+    }
+    let file = open(disk, FORMAT_FILE)?;
+    let Output::Data(text) = disk.call(Op::Read {
+        file,
+        offset: 0,
+        len: BLOCK_SIZE,
+    })?
+    else {
+        unreachable!("a read answers data");
+    };
+    if text.is_empty() {
+        let text = format!("etcore\nversion {FORMAT_VERSION}\nmin_reader {FORMAT_MIN_READER}\n");
+        disk.call(Op::Write {
+            file,
+            offset: 0,
+            data: WriteBuf::Bytes(Bytes::from(text)),
+        })?;
+        disk.call(Op::Sync(file))?;
+        disk.call(Op::SyncDir(String::new()))?;
+    } else {
+        check_format(&text)?;
+    }
+    disk.call(Op::Close(file))?;
+    Ok(())
+}
+
+fn check_format(text: &[u8]) -> Result<(), BootError> {
+    let text = std::str::from_utf8(text).map_err(|_| BootError::NotOurs)?;
+    let mut lines = text.lines();
+    let mut number = |name: &str| {
+        let line = lines.next().and_then(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().parse::<u32>().ok())
+            .ok_or(BootError::NotOurs)
+    };
+    if !text.starts_with("etcore\n") {
+        return Err(BootError::NotOurs);
+    }
+    let _ = number("etcore");
+    let (found, min_reader) = (number("version")?, number("min_reader")?);
+    if min_reader > FORMAT_VERSION {
+        return Err(BootError::TooNew { found, min_reader });
+    }
+    Ok(())
+}
+
+fn open(disk: &mut dyn Disk, path: &str) -> Result<FileId, DiskError> {
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    match disk.call(Op::Open {
+        path: path.to_owned(),
+        options,
+    })? {
+        Output::File(file) => Ok(file),
+        other => unreachable!("an open answers a file, not {other:?}"),
+    }
+}
+
+fn tree_options(options: &MemberOptions) -> TreeOptions {
+    TreeOptions {
+        path: "tree".to_owned(),
+        page_size: options.tree_page_bytes,
+        growth_step_bytes: options.tree_growth_bytes,
+        reserve_address_bytes: options.tree_reserve_bytes,
+        token_base: 1 << 62,
+        ..TreeOptions::default()
+    }
+}
+
+fn wal_options(options: &MemberOptions) -> WalOptions {
+    WalOptions {
+        dir: options.wal_dir.clone(),
+        segment_size_bytes: options.wal_segment_bytes,
+        token_base: 1 << 61,
+        ..WalOptions::default()
+    }
+}
+
+fn raft_config(options: &MemberOptions) -> raft::Config {
+    raft::Config {
+        election_ticks: options.election_ticks,
+        heartbeat_ticks: 1,
+        pre_vote: options.pre_vote,
+        check_quorum: true,
+        seed: options.seed,
+        ..raft::Config::new(options.member_id)
+    }
+}
+
+/// The log of a new cluster: one configuration change for each first member, by id.
+///
+/// Source: ondisk table, "bootstrap entries".
+fn bootstrap(options: &MemberOptions) -> Start {
+    let mut members = options.initial_members.clone();
+    members.sort_by_key(|member| member.id);
+    let entry = |(index, member): (usize, &MemberInfo)| {
+        let context = serde_json::to_vec(member).expect("a member is plain data");
+        let change = ConfChange {
+            id: 0,
+            change_type: ConfChangeType::AddNode,
+            node_id: member.id,
+            context: context.into(),
+        };
+        Entry {
+            entry_type: EntryType::ConfChange,
+            term: 1,
+            index: index as u64 + 1,
+            data: change.encode(),
+        }
+    };
+    let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
+    let hard_state = HardState {
+        term: 1,
+        vote: 0,
+        commit: entries.len() as u64,
+    };
+    Start {
+        hard_state,
+        conf_state: ConfState::default(),
+        snapshot: SnapshotMetadata::default(),
+        entries,
+        applied: 0,
+    }
+}
+
+/// Consensus state from what the log and the tree hold.
+fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootError> {
+    let bad = |why: String| BootError::Raft(why);
+    let conf_state = match &applied.conf_state {
+        none if none.is_empty() => ConfState::default(),
+        bytes => ConfState::decode(bytes).map_err(|error| bad(error.to_string()))?,
+    };
+    let mut entries = recovered.entries;
+    let mut hard_state = recovered.hard_state;
+    let first = entries.first().map_or(applied.index + 1, |entry| entry.index);
+    if first > applied.index + 1 {
+        return Err(BootError::TreeBehind {
+            applied: applied.index,
+            first,
+        });
+    }
+    let last = entries.last().map_or(0, |entry| entry.index);
+    if last < applied.index {
+        return Err(BootError::LogLost { applied: applied.index });
+    }
+    // The entry before the first kept one gives the log its start; where it is gone, the first kept one does.
+    let snapshot = if first == 1 {
+        SnapshotMetadata::default()
+    } else {
+        let start = entries.remove(0);
+        SnapshotMetadata {
+            conf_state: conf_state.clone(),
+            index: start.index,
+            term: start.term,
+        }
+    };
+    hard_state.commit = hard_state.commit.max(applied.index);
+    Ok(Start {
+        hard_state,
+        conf_state,
+        snapshot,
+        entries,
+        applied: applied.index,
+    })
+}
+
+/// What the member keeps in memory beside the store, read from the tree.
+struct Rows {
+    lessor: Lessor,
+    alarms: BTreeSet<(u64, i32)>,
+    members: Membership,
+}
+
+impl Rows {
+    fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
+        let mut lessor = Lessor::new(min_ttl_seconds);
+        each(base, Bucket::Lease, |_, value| {
+            let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;
+            lessor.restore(lease.id, lease.ttl, lease.remaining_ttl);
+            Ok(())
+        })?;
+        let mut alarms = BTreeSet::new();
+        each(base, Bucket::Alarm, |key, _| {
+            let alarm = AlarmMember::decode(key).map_err(|error| error.to_string())?;
+            alarms.insert((alarm.member_id, alarm.alarm));
+            Ok(())
+        })?;
+        let mut members = Membership::default();
+        each(base, Bucket::Members, |_, value| {
+            let member: MemberInfo = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+            members.members.insert(member.id, member);
+            Ok(())
+        })?;
+        each(base, Bucket::MembersRemoved, |key, _| {
+            let text = std::str::from_utf8(key).map_err(|error| error.to_string())?;
+            members
+                .removed
+                .insert(u64::from_str_radix(text, 16).map_err(|error| error.to_string())?);
+            Ok(())
+        })?;
+        let version = base.get(Bucket::Cluster, b"clusterVersion").map_err(StoreError::Base)?;
+        members.cluster_version = version.map(|version| String::from_utf8_lossy(version).into_owned());
+        Ok(Rows {
+            lessor,
+            alarms,
+            members,
+        })
+    }
+
+    fn into_member(
+        self,
+        options: MemberOptions,
+        raft: RawNode,
+        store: Store,
+        applied: AppliedState,
+        metrics: Arc<CoreMetrics>,
+        now_ns: u64,
+    ) -> Member {
+        let Rows {
+            mut lessor,
+            alarms,
+            members,
+        } = self;
+        for (key, lease) in store.leased_keys() {
+            lessor.attach(lease, Bytes::copy_from_slice(key));
+        }
+        Member {
+            next_tick_ns: now_ns + options.tick_ns,
+            // Own request ids have the top bit of the suffix set, which no shard's id has.
+            next_own_id: (options.member_id & 0xffff) << 48 | 1 << 47 | (applied.index & 0x3fff_ffff) << 16,
+            options,
+            raft,
+            store,
+            lessor,
+            alarms: Arc::new(alarms),
+            members: Arc::new(members),
+            applied,
+            now_ns,
+            next_checkpoint_ns: u64::MAX,
+            proposals: AHashMap::new(),
+            next_time_out_ns: 0,
+            reads: Vec::new(),
+            rounds: VecDeque::new(),
+            next_context: 1,
+            batch: Vec::new(),
+            batch_ids: Vec::new(),
+            replies: Vec::new(),
+            was_leader: false,
+            published_leader: 0,
+            metrics,
+        }
+    }
+}
+
+/// Visits the rows of a bucket.
+fn each(
+    base: &dyn Base,
+    bucket: Bucket,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
+) -> Result<(), BootError> {
+    let mut rows = base.scan(bucket, b"").map_err(StoreError::Base)?;
+    while let Some((key, value)) = rows.next().map_err(StoreError::Base)? {
+        visit(key, value).map_err(|why| BootError::Row {
+            bucket: bucket.name(),
+            why,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Moving applied state into the tree, beside the apply loop, a slice at a time.
+//!
+//! A commit takes a prefix of the store's blocks whose entries are persisted in the local log (DECISIONS 2, 10). No
+//! answer ever waits for it.
+
+use std::sync::Arc;
+
+use storage::{
+    io::{Completion, Disk},
+    mvcc::{CommitBatch, CommitOps, Store},
+    tree::{MetaUser, Progress, Tree, TreeError},
+};
+
+use super::{Fault, tree_base::TreeBase};
+
+/// Rows put into the tree in one slice.
+const ROWS_PER_SLICE: usize = 256;
+/// Bytes put into the tree in one slice. Units: bytes.
+const BYTES_PER_SLICE: usize = 256 << 10;
+/// Pages of a commit worked on in one slice.
+const PAGES_PER_SLICE: usize = 64;
+/// Tail pages moved down in one commit.
+const SHRINK_PAGES: usize = 1024;
+/// After the disk was full the next try comes after this long. Units: nanoseconds.
+const SPACE_RETRY_NS: u64 = 1_000_000_000;
+
+/// When commits happen.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitPolicy {
+    /// Longest time between two commits. Units: nanoseconds.
+    pub interval_ns: u64,
+    /// A commit starts early once this much is buffered. Units: bytes.
+    pub bytes_max: usize,
+}
+
+enum State {
+    Idle,
+    Filling {
+        batch: CommitBatch,
+        ops: CommitOps,
+        since_ns: u64,
+    },
+    Writing {
+        batch: Option<CommitBatch>,
+        since_ns: u64,
+    },
+}
+
+/// What a step came to.
+pub enum Step {
+    /// Nothing finished.
+    Idle,
+    /// A commit is durable.
+    Done {
+        /// The applied index in the tree.
+        applied_index: u64,
+        /// How long it took.
+        took_ns: u64,
+    },
+}
+
+/// The tree and the commit under way.
+pub struct Committer {
+    tree: Tree,
+    policy: CommitPolicy,
+    state: State,
+    next_ns: u64,
+    hurry: bool,
+    shrinking: bool,
+    out_of_space: bool,
+    complained: bool,
+    /// The tree has pages to write that wait for nothing.
+    working: bool,
+}
+
+impl Committer {
+    /// Takes over an open tree.
+    pub fn new(tree: Tree, policy: CommitPolicy) -> Self {
+        Committer {
+            tree,
+            policy,
+            state: State::Idle,
+            next_ns: 0,
+            hurry: false,
+            shrinking: false,
+            out_of_space: false,
+            complained: false,
+            working: false,
+        }
+    }
+
+    /// (bytes of the file, bytes in use).
+    pub fn sizes(&self) -> (u64, u64) {
+        (self.tree.size_bytes(), self.tree.in_use_bytes())
+    }
+
+    /// Whether no commit is under way.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// Commits at the next step that may, whatever the interval says.
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+    }
+
+    /// Moves tail pages down with every commit until the file is as short as it can be.
+    pub fn start_shrinking(&mut self) {
+        self.shrinking = true;
+        self.hurry = true;
+    }
+
+    /// Whether the file is still being made shorter.
+    pub fn is_shrinking(&self) -> bool {
+        self.shrinking
+    }
+
+    /// Whether the last commit could not take space.
+    pub fn out_of_space(&self) -> bool {
+        self.out_of_space
+    }
+
+    /// True once for every time the disk becomes full.
+    pub fn may_complain(&mut self) -> bool {
+        !std::mem::replace(&mut self.complained, true)
+    }
+
+    /// When the next commit is due; far away when nothing waits.
+    pub fn next_deadline_ns(&self) -> u64 {
+        if self.is_idle() { self.next_ns } else { u64::MAX }
+    }
+
+    /// Takes the end of one of the tree's writes.
+    pub fn on_completion(&mut self, completion: Completion) -> Result<(), TreeError> {
+        assert!(
+            self.tree.owns(completion.token),
+            "every completion belongs to the log or to the tree"
+        );
+        self.tree.on_completion(completion)
+    }
+
+    /// The newest revision whose physical compaction is durable.
+    pub fn finished_compaction(&self, store: &Store) -> Result<i64, Fault> {
+        Ok(store.durable_compact_revision()?)
+    }
+
+    /// Does one slice of work. `persisted`: index up to which the local log is durable.
+    pub fn step(&mut self, disk: &mut dyn Disk, store: &mut Store, persisted: u64, now_ns: u64) -> Result<Step, Fault> {
+        if self.is_idle() {
+            self.start(store, persisted, now_ns)?;
+        }
+        if let State::Filling { ops, .. } = &mut self.state {
+            let mut room = BYTES_PER_SLICE;
+            for _ in 0..ROWS_PER_SLICE {
+                let Some(op) = ops.next() else {
+                    self.seal()?;
+                    break;
+                };
+                let bucket = op.bucket.id();
+                room = room.saturating_sub(op.value.as_ref().map_or(0, |value| value.len()));
+                match op.value {
+                    Some(value) => self.tree.put(bucket, op.key.as_slice(), value)?,
+                    None => {
+                        self.tree.delete(bucket, op.key.as_slice())?;
+                    }
+                }
+                if room == 0 {
+                    break;
+                }
+            }
+        }
+        if matches!(self.state, State::Writing { .. }) {
+            return self.write(disk, store, now_ns);
+        }
+        Ok(Step::Idle)
+    }
+
+    /// Whether a slice of work can be done at once.
+    pub fn has_work(&self) -> bool {
+        self.working || matches!(self.state, State::Filling { .. })
+    }
+
+    fn start(&mut self, store: &Store, persisted: u64, now_ns: u64) -> Result<(), Fault> {
+        let due = now_ns >= self.next_ns && (store.buffered_bytes() > 0 || self.shrinking);
+        if !(due || self.hurry || store.buffered_bytes() >= self.policy.bytes_max) {
+            self.next_ns = self.next_ns.max(now_ns);
+            return Ok(());
+        }
+        let Some(batch) = store.take_commit(self.policy.bytes_max, persisted) else {
+            if self.shrinking {
+                self.begin_shrink(now_ns)?;
+            }
+            self.next_ns = now_ns + self.policy.interval_ns;
+            return Ok(());
+        };
+        self.hurry = false;
+        let applied = batch.applied();
+        let user = MetaUser {
+            applied_index: applied.index,
+            applied_term: applied.term,
+            conf_state: applied.conf_state.clone(),
+            ..MetaUser::default()
+        };
+        self.tree.begin(user)?;
+        let ops = batch.ops();
+        self.state = State::Filling {
+            batch,
+            ops,
+            since_ns: now_ns,
+        };
+        Ok(())
+    }
+
+    /// A commit with no rows, only to move pages down.
+    fn begin_shrink(&mut self, now_ns: u64) -> Result<(), Fault> {
+        let user = self.tree.root().user().clone();
+        self.tree.begin(user)?;
+        self.shrink()?;
+        self.tree.seal();
+        self.hurry = false;
+        self.state = State::Writing {
+            batch: None,
+            since_ns: now_ns,
+        };
+        Ok(())
+    }
+
+    fn shrink(&mut self) -> Result<(), Fault> {
+        if self.shrinking && self.tree.shrink_step(SHRINK_PAGES)? == 0 {
+            self.shrinking = false;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), Fault> {
+        self.shrink()?;
+        self.tree.seal();
+        let State::Filling { batch, since_ns, .. } = std::mem::replace(&mut self.state, State::Idle) else {
+            unreachable!("sealing follows filling");
+        };
+        self.state = State::Writing {
+            batch: Some(batch),
+            since_ns,
+        };
+        Ok(())
+    }
+
+    fn write(&mut self, disk: &mut dyn Disk, store: &mut Store, now_ns: u64) -> Result<Step, Fault> {
+        if self.out_of_space && now_ns < self.next_ns {
+            return Ok(Step::Idle);
+        }
+        let root = match self.tree.step(disk, PAGES_PER_SLICE) {
+            Ok(Progress::Done(root)) => root,
+            Ok(progress) => {
+                self.working = matches!(progress, Progress::Working);
+                return Ok(Step::Idle);
+            }
+            Err(TreeError::NoSpace { .. }) => {
+                // Nothing was changed yet: the same commit is tried again later (DECISIONS 4).
+                self.out_of_space = true;
+                self.working = false;
+                self.next_ns = now_ns + SPACE_RETRY_NS;
+                return Ok(Step::Idle);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.out_of_space = false;
+        self.complained = false;
+        self.working = false;
+        let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
+            unreachable!("writing ends once");
+        };
+        let applied_index = root.user().applied_index;
+        let base = Arc::new(TreeBase::new(root));
+        match batch {
+            Some(batch) => store.on_committed(base, &batch),
+            None => store.on_root(base),
+        }
+        self.next_ns = since_ns + self.policy.interval_ns;
+        Ok(Step::Done {
+            applied_index,
+            took_ns: now_ns.saturating_sub(since_ns),
+        })
+    }
+}

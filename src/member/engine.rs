@@ -1,0 +1,418 @@
+//! The member joined with its log and its tree: everything durable happens here, over a [`Disk`].
+//!
+//! One [`Engine::turn`]:
+//!
+//! 1. takes the completions of the disk and tells consensus what is persisted;
+//! 2. takes the events, hands proposals to consensus in one batch and starts one leadership round for the reads;
+//! 3. runs consensus until it has nothing to say: entries to the log, messages out, committed entries applied;
+//! 4. seals what was applied into a block, makes a view, and answers;
+//! 5. submits the log's writes, moves the tree's commit and a compaction on by one slice each.
+//!
+//! A turn does a bounded amount of work; [`Outputs::more`] says that another should follow soon.
+
+use std::sync::Arc;
+
+use raft::{Entry, Message, PersistToken};
+use storage::{
+    io::{Completion, Disk},
+    mvcc::CompactProgress,
+    wal::{AppendToken, Space, Wal},
+};
+
+use super::{
+    Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
+    commit::{Committer, Step},
+};
+
+/// Entries applied in one turn before the others get theirs. Units: entries.
+const APPLY_TURN_MAX: usize = 512;
+/// Rows of physical compaction in one slice.
+const COMPACT_SLICE_ROWS: usize = 256;
+/// A full disk is tried again after this long. Units: nanoseconds.
+const SPACE_RETRY_NS: u64 = 1_000_000_000;
+/// A running range holds physical compaction up for this long. Units: nanoseconds.
+const PIN_WAIT_NS: u64 = 10_000_000_000;
+
+/// What one turn gives out.
+#[derive(Default)]
+pub struct Outputs {
+    /// The newest view and the blocks since the last one, when something changed. Publish before the replies.
+    pub published: Option<Published>,
+    /// Answers, each to its shard.
+    pub replies: Vec<(ShardIndex, Reply)>,
+    /// Messages to other members.
+    pub messages: Vec<Message>,
+    /// More work is at hand: run another turn after others had theirs.
+    pub more: bool,
+}
+
+/// The member with its disk state.
+pub struct Engine {
+    pub(super) member: Member,
+    pub(super) wal: Wal,
+    pub(super) committer: Committer,
+    /// Appends under way: the log's token, consensus's token, when it was submitted.
+    pub(super) appends: std::collections::VecDeque<(AppendToken, PersistToken, u64)>,
+    pub(super) completions: Vec<Completion>,
+    pub(super) to_apply: std::collections::VecDeque<Entry>,
+    pub(super) compaction: Compaction,
+    pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) published: Arc<View>,
+    pub(super) dirty: bool,
+    pub(super) last_wal_bytes: u64,
+    pub(super) campaigned: bool,
+    pub(super) next_space_retry_ns: u64,
+}
+
+/// Who waits for physical compaction, and since when readers hold it up.
+#[derive(Debug, Default)]
+pub(super) struct Compaction {
+    waiting: Vec<(i64, ShardIndex, RequestId)>,
+    held_since_ns: Option<u64>,
+    active: bool,
+    next_slice_ns: u64,
+}
+
+impl Compaction {
+    /// A compaction that a former run left unfinished goes on.
+    pub(super) fn resumed() -> Self {
+        Compaction {
+            active: true,
+            ..Compaction::default()
+        }
+    }
+}
+
+impl Engine {
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        self.published.clone()
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> u64 {
+        self.member.options.member_id
+    }
+
+    /// Registers of running ranges, for the shards.
+    pub fn pins(&self) -> storage::mvcc::Pins {
+        self.member.store.pins()
+    }
+
+    /// When the next turn must run at the latest, in monotonic nanoseconds.
+    pub fn next_deadline_ns(&self) -> u64 {
+        let lease = self.member.lessor.next_deadline_ns().unwrap_or(u64::MAX);
+        let tick = self.member.next_tick_ns;
+        tick.min(lease.max(self.member.now_ns + 1_000_000))
+            .min(self.committer.next_deadline_ns())
+    }
+
+    /// Runs one turn. `events` is drained.
+    ///
+    /// Errors: any fault is final; the member must stop without flushing anything.
+    pub fn turn(
+        &mut self,
+        disk: &mut dyn Disk,
+        events: &mut Vec<Event>,
+        now_ns: u64,
+        out: &mut Outputs,
+    ) -> Result<(), Fault> {
+        self.member.metrics.turns.add(1);
+        self.take_completions(disk, now_ns)?;
+        self.member.tick(now_ns);
+        for event in events.drain(..) {
+            self.take_event(event);
+        }
+        self.member.flush_proposals();
+        self.run_raft(out, now_ns)?;
+        self.wal.pump(disk)?;
+        self.compact(now_ns);
+        self.publish(out);
+        self.commit(disk, now_ns)?;
+        out.more |= !self.to_apply.is_empty() || self.member.raft.has_ready() || self.committer.has_work();
+        if self.dirty {
+            self.publish(out);
+        }
+        out.replies.append(&mut self.member.replies);
+        Ok(())
+    }
+
+    /// Whether everything acknowledged or applied is in the tree and nothing is being written.
+    pub fn is_settled(&self) -> bool {
+        self.appends.is_empty() && self.committer.is_idle() && self.member.store.buffered_bytes() == 0
+    }
+
+    /// Starts a commit at the next turn, whatever the interval says.
+    pub fn hurry(&mut self) {
+        self.committer.hurry();
+    }
+
+    fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Request {
+                shard,
+                id,
+                request: Request::CompactionDone { revision },
+            } => {
+                self.compaction.waiting.push((revision, shard, id));
+                self.committer.hurry();
+            }
+            Event::Request {
+                shard,
+                id,
+                request: Request::Defragment,
+            } => {
+                self.defragmenting.push((shard, id));
+                self.committer.start_shrinking();
+            }
+            Event::Request {
+                shard,
+                id,
+                request: Request::Propose { .. },
+            } if self.overloaded() => {
+                self.member.answer(shard, id, Err(Refusal::TooManyRequests));
+            }
+            Event::Request {
+                shard,
+                id,
+                request: Request::Propose { .. },
+            } if matches!(self.wal.space(), Space::Exhausted(_)) => {
+                self.member.answer(shard, id, Err(Refusal::NoSpace));
+            }
+            event => self.member.handle(event),
+        }
+    }
+
+    /// The tree lags too far behind (DECISIONS 10).
+    fn overloaded(&self) -> bool {
+        self.member.store.buffered_bytes() > self.member.options.buffered_bytes_max
+            || self.wal.queued_bytes() > self.member.options.buffered_bytes_max
+    }
+
+    fn take_completions(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
+        disk.poll(&mut self.completions);
+        for completion in std::mem::take(&mut self.completions) {
+            if self.wal.owns(completion.token) {
+                self.wal.on_completion(disk, completion)?;
+            } else {
+                self.committer.on_completion(completion)?;
+            }
+        }
+        let persisted = self.wal.persisted();
+        while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
+            let (_, token, since) = self.appends.pop_front().expect("just seen");
+            self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            self.member.raft.on_persisted(token);
+        }
+        Ok(())
+    }
+
+    fn run_raft(&mut self, out: &mut Outputs, now_ns: u64) -> Result<(), Fault> {
+        let mut applied = self.apply_some(0)?;
+        while self.member.raft.has_ready() && applied < APPLY_TURN_MAX {
+            let ready = self.member.raft.ready();
+            if let Some(state) = ready.soft_state {
+                self.member.on_soft_state(state);
+                self.dirty = true;
+            }
+            if !ready.entries.is_empty() || ready.hard_state.is_some() {
+                let token = self.wal.append(&ready.entries, ready.hard_state, None);
+                if let Some(persist) = ready.token {
+                    self.appends.push_back((token, persist, now_ns));
+                }
+            }
+            out.messages.extend(ready.messages);
+            self.to_apply.extend(ready.committed);
+            for state in ready.read_states {
+                self.member.on_read_state(state);
+            }
+            applied = self.apply_some(applied)?;
+        }
+        self.member.finish_rounds();
+        self.campaign_alone();
+        Ok(())
+    }
+
+    /// A sole voter need not wait for an election time-out.
+    fn campaign_alone(&mut self) {
+        let voters = &self.member.raft.conf_state().voters;
+        let caught_up = self.member.raft.applied_index() == self.member.raft.commit_index();
+        if !self.campaigned && caught_up && *voters == [self.member.options.member_id] {
+            self.campaigned = true;
+            self.member.raft.campaign();
+        }
+    }
+
+    fn apply_some(&mut self, mut applied: usize) -> Result<usize, Fault> {
+        while applied < APPLY_TURN_MAX {
+            let Some(entry) = self.to_apply.pop_front() else { break };
+            if let Some((id, result)) = self.member.apply(&entry)? {
+                if let Ok(Outcome::Compact { .. }) = &result {
+                    self.compaction.active = true;
+                }
+                if let Some((shard, _)) = self.member.proposals.remove(&id) {
+                    self.member.replies.push((shard, Reply { id, result }));
+                }
+            }
+            self.member.raft.on_applied(entry.index);
+            applied += 1;
+            self.dirty = true;
+        }
+        Ok(applied)
+    }
+
+    fn compact(&mut self, now_ns: u64) {
+        if !self.compaction.active || now_ns < self.compaction.next_slice_ns {
+            return;
+        }
+        let waited = self
+            .compaction
+            .held_since_ns
+            .map_or(0, |since| now_ns.saturating_sub(since));
+        match self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS) {
+            CompactProgress::Idle => self.compaction.active = false,
+            CompactProgress::Waiting => {
+                self.compaction.held_since_ns.get_or_insert(now_ns);
+                self.compaction.next_slice_ns = now_ns + self.member.options.tick_ns;
+            }
+            CompactProgress::Working => {
+                self.compaction.held_since_ns = None;
+                self.compaction.next_slice_ns = now_ns + self.member.options.compaction_pause_ns;
+                self.member.metrics.compaction_keys.add(COMPACT_SLICE_ROWS as u64);
+                self.dirty = true;
+            }
+            CompactProgress::Done(revision) => {
+                self.compaction.held_since_ns = None;
+                self.dirty = true;
+                tracing::info!(revision, "compaction is done");
+            }
+        }
+    }
+
+    fn publish(&mut self, out: &mut Outputs) {
+        if !self.dirty {
+            return;
+        }
+        self.dirty = false;
+        let block = self.member.store.seal_block(self.member.applied.clone());
+        let view = Arc::new(self.make_view());
+        self.published = view.clone();
+        self.member.record();
+        match &mut out.published {
+            Some(published) => {
+                published.view = view;
+                published.blocks.push(block);
+            }
+            none => {
+                *none = Some(Published {
+                    view,
+                    blocks: vec![block],
+                })
+            }
+        }
+    }
+
+    pub(super) fn make_view(&self) -> View {
+        let member = &self.member;
+        let me = member.members.members.get(&member.options.member_id);
+        let (size, in_use) = self.committer.sizes();
+        View {
+            store: member.store.view(),
+            applied_index: member.applied.index,
+            committed_index: member.raft.commit_index(),
+            term: member.raft.term(),
+            leader: member.raft.leader_id(),
+            is_learner: me.is_some_and(|me| me.is_learner),
+            members: member.members.clone(),
+            alarms: member.alarms.clone(),
+            db_size_bytes: size,
+            db_in_use_bytes: in_use + member.store.buffered_bytes() as u64,
+        }
+    }
+
+    fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
+        let persisted = self.member.raft.persisted_index();
+        match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
+            Step::Idle => {}
+            Step::Done { applied_index, took_ns } => {
+                self.member.metrics.backend_commit.observe_ns(took_ns);
+                self.dirty = true;
+                self.release(applied_index);
+                self.answer_compaction()?;
+                self.answer_defragmented();
+            }
+        }
+        let (size, in_use) = self.committer.sizes();
+        self.member.metrics.db_size.set(size);
+        self.member.metrics.db_in_use.set(in_use);
+        let written = self.wal.written_bytes();
+        self.member
+            .metrics
+            .wal_write_bytes
+            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
+        if wal_low && now_ns >= self.next_space_retry_ns {
+            self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
+            self.wal.retry_space();
+        }
+        if self.committer.out_of_space() || wal_low {
+            self.raise_no_space();
+        }
+        Ok(())
+    }
+
+    /// Lets go of log entries that the tree has, but for those kept for followers that lag.
+    fn release(&mut self, tree_index: u64) {
+        let kept = self.member.options.catch_up_entries;
+        let first = self.member.raft.first_index();
+        let to = tree_index.saturating_sub(kept);
+        // In steps, so that a release is worth its while.
+        if to >= first + kept / 4 + 1 && self.member.raft.compact(to).is_ok() {
+            self.wal.release(to);
+        }
+    }
+
+    fn answer_compaction(&mut self) -> Result<(), Fault> {
+        if self.compaction.waiting.is_empty() {
+            return Ok(());
+        }
+        let done = self.committer.finished_compaction(&self.member.store)?;
+        let waiting = std::mem::take(&mut self.compaction.waiting);
+        for (revision, shard, id) in waiting {
+            if revision <= done {
+                self.member.answer(shard, id, Ok(Outcome::Done));
+            } else {
+                self.compaction.waiting.push((revision, shard, id));
+                self.committer.hurry();
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_defragmented(&mut self) {
+        if self.committer.is_shrinking() {
+            return;
+        }
+        for (shard, id) in std::mem::take(&mut self.defragmenting) {
+            self.member.answer(shard, id, Ok(Outcome::Done));
+        }
+    }
+
+    fn raise_no_space(&mut self) {
+        let alarm = (self.member.options.member_id, super::NOSPACE);
+        if self.member.alarms.contains(&alarm) || !self.member.raft.is_leader() || !self.committer.may_complain() {
+            return;
+        }
+        tracing::error!("the disk is full: writes are refused until space is freed and the alarm is disarmed");
+        let request = net::pb::etcdserverpb::AlarmRequest {
+            action: net::pb::etcdserverpb::alarm_request::AlarmAction::Activate as i32,
+            member_id: alarm.0,
+            alarm: alarm.1,
+        };
+        let request = net::pb::etcdserverpb::InternalRaftRequest {
+            alarm: Some(request),
+            ..Default::default()
+        };
+        self.member.propose_own(request);
+    }
+}

@@ -1,0 +1,48 @@
+//! What readers see: one immutable picture of the member, published before any answer that depends on it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use storage::mvcc::{Block, StoreView};
+
+use super::Membership;
+
+/// An immutable picture of the member. A clone costs a few reference counts.
+#[derive(Clone)]
+pub struct View {
+    /// Keys, revisions and buckets.
+    pub store: StoreView,
+    /// Last entry applied.
+    pub applied_index: u64,
+    /// Last entry known committed.
+    pub committed_index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// The leader's id; 0 when none is known.
+    pub leader: u64,
+    /// This member does not vote.
+    pub is_learner: bool,
+    /// The cluster's members.
+    pub members: Arc<Membership>,
+    /// Active alarms: (member, kind).
+    pub alarms: Arc<BTreeSet<(u64, i32)>>,
+    /// Size of the tree's file. Units: bytes.
+    pub db_size_bytes: u64,
+    /// Bytes of it in use, and of what is buffered and not yet in it.
+    pub db_in_use_bytes: u64,
+}
+
+impl View {
+    /// Current revision.
+    pub fn revision(&self) -> i64 {
+        self.store.revision()
+    }
+}
+
+/// What the core tells every shard after a turn.
+#[derive(Clone)]
+pub struct Published {
+    /// The newest view.
+    pub view: Arc<View>,
+    /// The changes since the last publication, oldest first.
+    pub blocks: Vec<Arc<Block>>,
+}

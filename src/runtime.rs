@@ -1,0 +1,316 @@
+//! The server: executors, their loops, start and stop.
+//!
+//! ```text
+//!  accepting thread ──► shard executor(s): connections, Api, jobs        (with one core: all on the core's executor)
+//!                          │ Event            ▲ FromCore, newest View in a slot
+//!                          ▼                  │
+//!                       core executor: Engine over io_uring
+//! ```
+//!
+//! With `--cores 1` the core and one shard share an executor; with more there is one executor for the core and `cores - 1`
+//! for shards. The hop between them is a [`mailbox`] in both cases.
+
+pub mod mailbox;
+pub mod pause;
+pub mod placement;
+pub mod probe;
+
+mod core_loop;
+mod options;
+mod shard_loop;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use glommio::{LocalExecutorBuilder, Placement};
+use net::io::{Acceptor, Intake, ListenError, Listener};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    api::{FromCore, METHODS},
+    config::Config,
+    latest::Slot,
+    member::{BootError, Event, View},
+    metrics::{CoreMetrics, ShardMetrics},
+};
+use mailbox::{Receiver, Sender};
+use probe::ProbeError;
+
+/// Listener tag of client URLs.
+const CLIENT_TAG: u32 = 0;
+/// Listener tag of `--listen-metrics-urls`.
+const METRICS_TAG: u32 = 1;
+/// Listener tag of peer URLs.
+const PEER_TAG: u32 = 2;
+
+/// Messages a mailbox takes before its senders hear that it is full.
+const MAILBOX_CAPACITY: usize = 1 << 17;
+
+/// Exit code of a start that failed.
+const EXIT_START: u8 = 1;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("{}: {error}", path.display())]
+    Boot { path: PathBuf, error: BootError },
+    #[error("the data directory {} cannot be used: {error}; make it writable for this user, or choose another --data-dir", path.display())]
+    DataDir { path: PathBuf, error: std::io::Error },
+    #[error("an executor cannot be started: {0}")]
+    Executor(String),
+    #[error("signals cannot be caught: {0}")]
+    Signals(std::io::Error),
+}
+
+/// What all executors share.
+#[derive(Clone)]
+struct Shared {
+    config: Arc<Config>,
+    /// Raised by SIGTERM: stop in order.
+    stop: Arc<AtomicBool>,
+    /// Shards that have not ended.
+    live_shards: Arc<AtomicUsize>,
+    core_metrics: Arc<CoreMetrics>,
+    shard_metrics: Vec<Arc<ShardMetrics>>,
+    wants_blocks: Vec<Arc<AtomicBool>>,
+}
+
+/// What a shard gets once the core is ready.
+struct ShardSeed {
+    index: usize,
+    slot: Slot<View>,
+    pins: storage::mvcc::Pins,
+    to_core: Sender<Event>,
+    from_core: Receiver<FromCore>,
+}
+
+/// Where a shard tells its intake, so that accepting can begin.
+type Ready = std::sync::mpsc::Sender<Result<Vec<Intake>, StartError>>;
+
+/// Runs the server until it is told to stop. Start-up errors go to standard error.
+pub fn serve(config: Config) -> ExitCode {
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the server cannot start");
+            eprintln!("etcore: {error}");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), StartError> {
+    let cores = config.cores.map_or_else(
+        || placement::default_cores(placement::read_grants()),
+        |cores| cores as usize,
+    );
+    probe::check(cores)?;
+    let connections_max = match probe::open_files_limit() {
+        Some(limit) => probe::connections_max(limit, probe::OPEN_FILES_RESERVE)? as usize,
+        None => usize::MAX,
+    };
+    let listeners = listen(&config)?;
+    prepare_data_dir(&config)?;
+    // Before any thread: signals are then caught from the first moment on.
+    let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Signals)?;
+    let shards = if cores == 1 { 1 } else { cores - 1 };
+    tracing::info!(
+        version = crate::config::ETCORE_VERSION,
+        etcd = crate::config::ETCD_VERSION,
+        cores,
+        shards,
+        data_dir = %config.data_dir.display(),
+        "starting"
+    );
+    let shared = Shared {
+        config: Arc::new(config),
+        stop: Arc::new(AtomicBool::new(false)),
+        live_shards: Arc::new(AtomicUsize::new(shards)),
+        core_metrics: Arc::new(CoreMetrics::default()),
+        shard_metrics: (0..shards)
+            .map(|_| Arc::new(ShardMetrics::new(METHODS.len())))
+            .collect(),
+        wants_blocks: (0..shards).map(|_| Arc::new(AtomicBool::new(false))).collect(),
+    };
+    watch_signals(signals, shared.stop.clone());
+    let (ready, started) = std::sync::mpsc::channel();
+    let core = start_core(shared.clone(), cores == 1, ready)?;
+    let intakes = match started.recv() {
+        Ok(result) => result?,
+        Err(_) => return Err(StartError::Executor("the core ended before it was ready".into())),
+    };
+    let acceptor = Acceptor::start(listeners, intakes, connections_max)
+        .map_err(|error| StartError::Executor(error.to_string()))?;
+    for url in &shared.config.listen_client_urls {
+        tracing::info!(address = %url, "ready to serve client requests");
+    }
+    eprintln_ready(&shared.config);
+    while !shared.stop.load(Ordering::SeqCst) {
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+    acceptor.stop();
+    core.join()
+        .map_err(|_| StartError::Executor("the core's executor panicked".into()))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Scripts wait for this line on standard error, whatever the log is set to.
+fn eprintln_ready(config: &Config) {
+    use crate::config::{LogLevel, LogOutput};
+    if config.log_output != LogOutput::Stderr || config.log_level > LogLevel::Info {
+        eprintln!("ready to serve client requests");
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let groups = [
+        (&config.listen_client_urls, CLIENT_TAG),
+        (&config.listen_metrics_urls, METRICS_TAG),
+        (&config.listen_peer_urls, PEER_TAG),
+    ];
+    let mut listeners = Vec::new();
+    for (urls, tag) in groups {
+        for url in urls {
+            let host = url.host();
+            let address = if host.contains(':') {
+                format!("[{}]:{}", host.trim_matches(['[', ']']), url.port())
+            } else {
+                format!("{host}:{}", url.port())
+            };
+            listeners.push(Listener::bind(&address, tag)?);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Makes the data directory, private to this user, and ties a log directory elsewhere to it.
+fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| StartError::DataDir { path, error }
+    };
+    let create = |path: &Path| {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed(path))
+    };
+    create(&config.data_dir)?;
+    // A write tells more than mode bits do.
+    let trial = config.data_dir.join(".write-trial");
+    std::fs::write(&trial, b"")
+        .and_then(|()| std::fs::remove_file(&trial))
+        .map_err(failed(&config.data_dir))?;
+    let Some(elsewhere) = &config.wal_dir else {
+        return Ok(());
+    };
+    create(elsewhere)?;
+    let link = config.data_dir.join(options::WAL_DIR);
+    let target = std::fs::canonicalize(elsewhere).map_err(failed(elsewhere))?;
+    match std::fs::canonicalize(&link) {
+        Ok(found) if found == target => Ok(()),
+        Ok(_) => Err(StartError::DataDir {
+            path: link,
+            error: std::io::Error::other("it is there already and is not --wal-dir; move the log there first"),
+        }),
+        Err(_) => std::os::unix::fs::symlink(&target, &link).map_err(failed(&link)),
+    }
+}
+
+/// The first signal stops in order, the second at once: as safe as a crash.
+fn watch_signals(mut signals: Signals, stop: Arc<AtomicBool>) {
+    let main = std::thread::current();
+    let watch = move || {
+        for _ in signals.forever() {
+            if stop.swap(true, Ordering::SeqCst) {
+                std::process::exit(1);
+            }
+            main.unpark();
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(watch)
+        .expect("a thread can be started at boot");
+}
+
+fn builder(name: &str, config: &Config) -> LocalExecutorBuilder {
+    // Preempt timer and latency stay at their defaults: see DESIGN 7.
+    let builder = LocalExecutorBuilder::new(Placement::Unbound)
+        .name(name)
+        .io_memory(placement::IO_MEMORY_BYTES);
+    if config.spin.is_zero() {
+        builder
+    } else {
+        builder.spin_before_park(config.spin)
+    }
+}
+
+/// Starts the core's executor; it starts the others and reports once all are ready.
+fn start_core(shared: Shared, alone: bool, ready: Ready) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let body = move || {
+        let config = shared.config.clone();
+        let executor = builder("core", &config).make();
+        match executor {
+            Ok(executor) => executor.run(core_loop::run(shared, alone, ready)),
+            Err(error) => drop(ready.send(Err(StartError::Executor(error.to_string())))),
+        }
+    };
+    let thread = std::thread::Builder::new().name("core".into());
+    thread
+        .spawn(body)
+        .map_err(|error| StartError::Executor(error.to_string()))
+}
+
+/// Nanoseconds of the monotonic clock since the process started.
+fn now_ns() -> u64 {
+    use std::sync::OnceLock;
+    static START: OnceLock<Instant> = OnceLock::new();
+    // Zero is kept for "never".
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Ends the process at once, with nothing flushed: what is on disk is what a crash would leave.
+fn die(why: &str) -> ! {
+    eprintln!("etcore: fatal: {why}");
+    std::process::exit(1)
+}
+
+/// As [`die`], for damage that a shard finds while it reads.
+fn die_of_damage(what: String) {
+    die(&what)
+}
+
+/// What the sockets of a server are bound to, for tests and logs.
+pub fn addresses(config: &Config) -> Vec<SocketAddr> {
+    config
+        .listen_client_urls
+        .iter()
+        .filter_map(|url| url.bind_addr())
+        .collect()
+}

@@ -1,0 +1,286 @@
+//! The core's executor: the engine, its disk, and the way to the shards.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering,
+    task::Poll,
+    time::Duration,
+};
+
+use storage::io::GlommioDisk;
+
+use super::{
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, die,
+    mailbox::{Receiver, Sender, mailbox},
+    now_ns, options,
+    pause::{Turn, breathe},
+    shard_loop, unix_ms,
+};
+use crate::{
+    api::FromCore,
+    bell::Bell,
+    latest::Slot,
+    member::{Engine, Event, Outputs, Published, Reply, View},
+};
+
+/// A shard whose mailbox holds this many messages gets no more blocks: it reads history instead.
+const LAG_MESSAGES: usize = 4096;
+/// The shortest sleep of the ticker.
+const TICK_MIN: Duration = Duration::from_millis(1);
+/// The longest.
+const TICK_MAX: Duration = Duration::from_millis(100);
+/// A stopping core gives the tree this long to take everything in.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// The way to one shard.
+struct ToShard {
+    sender: Sender<FromCore>,
+    wants_blocks: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    /// Last revision withheld from it.
+    lagged: Option<i64>,
+    replies: Vec<Reply>,
+}
+
+struct Core {
+    shared: Shared,
+    engine: Engine,
+    disk: GlommioDisk,
+    slot: Slot<View>,
+    inbox: Receiver<Event>,
+    shards: Vec<ToShard>,
+    bell: Bell,
+    deadline_ns: Rc<Cell<u64>>,
+}
+
+/// Boots the member, starts the shards, serves until told to stop.
+pub async fn run(shared: Shared, alone: bool, ready: Ready) {
+    let mut core = match boot(&shared).await {
+        Ok((core, seeds)) => match start_shards(&shared, alone, seeds) {
+            Ok(intakes) => {
+                // Accepting begins once the member can answer.
+                let mut core = core;
+                core.elect().await;
+                if ready.send(Ok(intakes)).is_err() {
+                    return;
+                }
+                core
+            }
+            Err(error) => return drop(ready.send(Err(error))),
+        },
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    core.serve().await;
+}
+
+async fn boot(shared: &Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
+    let path = shared.config.data_dir.clone();
+    let failed = |error| StartError::Boot {
+        path: path.clone(),
+        error,
+    };
+    let mut disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
+    let seed = unix_ms() ^ shared.config.member_id();
+    let member = options::member(&shared.config, seed);
+    let engine = Engine::boot(&mut disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)?;
+    let slot = Slot::new(engine.view());
+    let (to_core, inbox) = mailbox(MAILBOX_CAPACITY);
+    let (mut shards, mut seeds) = (Vec::new(), Vec::new());
+    for (index, wants_blocks) in shared.wants_blocks.iter().enumerate() {
+        let (sender, from_core) = mailbox(MAILBOX_CAPACITY);
+        shards.push(ToShard {
+            sender,
+            wants_blocks: wants_blocks.clone(),
+            lagged: None,
+            replies: Vec::new(),
+        });
+        let (slot, pins, to_core) = (slot.clone(), engine.pins(), to_core.clone());
+        seeds.push(ShardSeed {
+            index,
+            slot,
+            pins,
+            to_core,
+            from_core,
+        });
+    }
+    let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
+    glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();
+    Ok((
+        Core {
+            shared: shared.clone(),
+            engine,
+            disk,
+            slot,
+            inbox,
+            shards,
+            bell,
+            deadline_ns,
+        },
+        seeds,
+    ))
+}
+
+/// Rings when the engine's next deadline has come.
+async fn tick(bell: Bell, deadline_ns: Rc<Cell<u64>>) {
+    loop {
+        let left = Duration::from_nanos(deadline_ns.get().saturating_sub(now_ns()));
+        glommio::timer::sleep(left.clamp(TICK_MIN, TICK_MAX)).await;
+        if deadline_ns.get() <= now_ns() + TICK_MIN.as_nanos() as u64 {
+            bell.ring();
+        }
+    }
+}
+
+/// Starts one shard on this executor, or each on its own.
+fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<Vec<net::io::Intake>, StartError> {
+    if alone {
+        return Ok(seeds
+            .into_iter()
+            .map(|seed| shard_loop::start(shared.clone(), seed))
+            .collect());
+    }
+    let mut intakes = Vec::new();
+    for seed in seeds {
+        let (shared, (tell, told)) = (shared.clone(), std::sync::mpsc::channel());
+        let body = move || {
+            let name = format!("shard-{}", seed.index);
+            match builder(&name, &shared.config.clone()).make() {
+                Ok(executor) => executor.run(async move {
+                    let live = shared.live_shards.clone();
+                    let index = seed.index;
+                    let _ = tell.send(Ok(shard_loop::start(shared, seed)));
+                    // The shard's own tasks do the work; this one keeps the executor until they have ended.
+                    shard_loop::ended(&live, index).await;
+                }),
+                Err(error) => drop(tell.send(Err(error.to_string()))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("shard".into());
+        thread
+            .spawn(body)
+            .map_err(|error| StartError::Executor(error.to_string()))?;
+        let intake = told.recv().unwrap_or_else(|_| Err("it ended at once".into()));
+        intakes.push(intake.map_err(StartError::Executor)?);
+    }
+    Ok(intakes)
+}
+
+impl Core {
+    /// Runs turns until a leader is known and what was committed is applied, at most for two election time-outs.
+    async fn elect(&mut self) {
+        let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
+        let mut events = Vec::new();
+        while self.engine.view().leader == 0 && now_ns() < give_up_ns {
+            let more = self.turn(&mut events);
+            if more {
+                breathe().await;
+            } else {
+                self.wait(&mut events).await;
+            }
+        }
+    }
+
+    async fn serve(&mut self) {
+        let mut events = Vec::new();
+        let mut turn = Turn::new();
+        while !self.is_over() {
+            if self.turn(&mut events) {
+                if turn.spent() {
+                    breathe().await;
+                    turn = Turn::new();
+                } else {
+                    glommio::executor().yield_now().await;
+                }
+            } else {
+                self.wait(&mut events).await;
+                turn = Turn::new();
+            }
+        }
+        self.settle().await;
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed) && self.shared.live_shards.load(Ordering::SeqCst) == 0
+    }
+
+    /// One turn of the engine; true when another should follow soon.
+    fn turn(&mut self, events: &mut Vec<Event>) -> bool {
+        self.inbox.try_recv_batch(events);
+        let mut out = Outputs::default();
+        if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
+            tracing::error!(%fault, "the member stops");
+            die(&fault.to_string());
+        }
+        self.deadline_ns.set(self.engine.next_deadline_ns());
+        if let Some(published) = out.published {
+            self.publish(published);
+        }
+        self.reply(out.replies);
+        out.more
+    }
+
+    /// The slot first, then whoever wants the events: see [`ShardSeed`] and the shard's subscription.
+    fn publish(&mut self, published: Published) {
+        self.slot.publish(published.view.clone());
+        for shard in &mut self.shards {
+            if !shard.wants_blocks.load(Ordering::SeqCst) {
+                shard.lagged = None;
+                continue;
+            }
+            if shard.sender.queued() > LAG_MESSAGES {
+                shard.lagged = Some(published.view.revision());
+                continue;
+            }
+            if let Some(revision) = shard.lagged.take() {
+                let _ = shard.sender.send(FromCore::Lagged(revision));
+            }
+            // A shard that is gone needs nothing.
+            let _ = shard.sender.send(FromCore::Published(published.clone()));
+        }
+    }
+
+    fn reply(&mut self, replies: Vec<(u16, Reply)>) {
+        if replies.is_empty() {
+            return;
+        }
+        for (shard, reply) in replies {
+            self.shards[usize::from(shard)].replies.push(reply);
+        }
+        let view = self.engine.view();
+        for shard in &mut self.shards {
+            if !shard.replies.is_empty() {
+                let replies = std::mem::take(&mut shard.replies);
+                let _ = shard.sender.send(FromCore::Replies(view.clone(), replies));
+            }
+        }
+    }
+
+    /// Waits for a request, the end of a write, or time.
+    async fn wait(&mut self, events: &mut Vec<Event>) {
+        let mut completed = pin!(self.disk.completed());
+        poll_fn(|cx| {
+            let mail = self.inbox.poll_recv_batch(cx, events).is_ready();
+            let rung = self.bell.poll_rung(cx).is_ready();
+            let done = completed.as_mut().poll(cx).is_ready();
+            if mail || rung || done {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Everything acknowledged into the tree, so that the next start has nothing to replay.
+    async fn settle(&mut self) {
+        let give_up_ns = now_ns() + SETTLE_MAX.as_nanos() as u64;
+        let mut events = Vec::new();
+        while !self.engine.is_settled() && now_ns() < give_up_ns {
+            self.engine.hurry();
+            self.turn(&mut events);
+            breathe().await;
+        }
+    }
+}

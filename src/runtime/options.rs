@@ -1,0 +1,90 @@
+//! From the configuration to the options of the parts.
+
+use std::time::Duration;
+
+use net::grpc::Limits;
+use net::io::ShardLimits;
+
+use crate::{
+    api::ApiLimits,
+    config::{Config, MetricsLevel},
+    member::{CommitPolicy, MemberInfo, MemberOptions},
+};
+
+/// The log's directory, within the data directory.
+pub const WAL_DIR: &str = "wal";
+
+/// A commit of the tree starts early once this much is buffered. Units: bytes.
+const COMMIT_BYTES: usize = 16 << 20;
+/// Above this much that is not in the tree yet, proposals are refused. Units: bytes.
+const BUFFERED_BYTES_MAX: usize = 64 << 20;
+/// Address space for the tree. Units: bytes.
+const TREE_RESERVE_BYTES: u64 = 1 << 40;
+/// The tree's file grows in steps of this size. Units: bytes. Source: ondisk table, bbolt growth.
+const TREE_GROWTH_BYTES: u64 = 16 << 20;
+
+/// Options of the member.
+pub fn member(config: &Config, seed: u64) -> MemberOptions {
+    let tick_ns = config.heartbeat_interval_ms * 1_000_000;
+    let urls = |urls: &[crate::config::Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
+    let me = config.member_id();
+    MemberOptions {
+        member_id: me,
+        cluster_id: config.cluster_id(),
+        name: config.name.clone(),
+        client_urls: urls(&config.advertise_client_urls),
+        initial_members: vec![MemberInfo {
+            id: me,
+            peer_urls: urls(&config.initial_advertise_peer_urls),
+            name: config.name.clone(),
+            ..MemberInfo::default()
+        }],
+        tick_ns,
+        election_ticks: config.election_ticks() as u32,
+        election_timeout_ns: config.election_timeout_ms * 1_000_000,
+        pre_vote: config.pre_vote,
+        seed,
+        request_timeout_ns: config.request_timeout().as_nanos() as u64,
+        buffered_bytes_max: BUFFERED_BYTES_MAX,
+        catch_up_entries: config.snapshot_catchup_entries,
+        commit: CommitPolicy {
+            interval_ns: config.backend_batch_interval.as_nanos() as u64,
+            bytes_max: COMMIT_BYTES,
+        },
+        compaction_pause_ns: config.compaction_sleep_interval.as_nanos() as u64,
+        wal_dir: WAL_DIR.to_owned(),
+        wal_segment_bytes: config.wal_segment_bytes,
+        tree_reserve_bytes: TREE_RESERVE_BYTES,
+        tree_page_bytes: 4096,
+        tree_growth_bytes: TREE_GROWTH_BYTES,
+    }
+}
+
+/// Bounds of the API.
+pub fn api(config: &Config) -> ApiLimits {
+    ApiLimits {
+        request_bytes_max: config.max_request_bytes as usize,
+        txn_ops_max: config.max_txn_ops as usize,
+        quota_bytes: config.quota_backend_bytes,
+        progress_interval_ns: config.watch_progress_notify_interval.as_nanos() as u64,
+        slow_request_ns: config.warning_unary_request_duration.as_nanos() as u64,
+        extensive_metrics: config.metrics == MetricsLevel::Extensive,
+    }
+}
+
+/// Bounds of connections.
+pub fn shard(config: &Config) -> ShardLimits {
+    let ns = |time: Option<Duration>| time.map_or(u64::MAX, |time| time.as_nanos() as u64);
+    let wire = Limits {
+        message_bytes_max: (config.max_request_bytes + 512 * 1024).min(u64::from(u32::MAX)) as u32,
+        streams_max: config.max_concurrent_streams,
+        ping_interval_min_ns: config.grpc_keepalive_min_time.as_nanos() as u64,
+        keepalive_interval_ns: ns(config.grpc_keepalive_interval),
+        keepalive_timeout_ns: ns(config.grpc_keepalive_timeout),
+        ..Limits::default()
+    };
+    ShardLimits {
+        wire,
+        ..ShardLimits::default()
+    }
+}

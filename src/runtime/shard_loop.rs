@@ -1,0 +1,124 @@
+//! A shard's tasks: answers from the core, jobs, time, and the end.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use net::io::{Intake, Shard};
+
+use super::{
+    METRICS_TAG, PEER_TAG, ShardSeed, Shared, die_of_damage,
+    mailbox::Receiver,
+    now_ns, options,
+    pause::{Turn, breathe},
+    unix_ms,
+};
+use crate::{
+    api::{Api, ApiSetup, FromCore},
+    bell::Bell,
+};
+
+/// How often deadlines and progress are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// A stopping shard gives its calls this long.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Makes a shard on the current executor and starts its tasks.
+pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
+    let ShardSeed {
+        index,
+        slot,
+        pins,
+        to_core,
+        from_core,
+    } = seed;
+    let jobs = Bell::default();
+    let setup = ApiSetup {
+        index: index as u16,
+        shards: shared.shard_metrics.len() as u64,
+        member_id: shared.config.member_id(),
+        cluster_id: shared.config.cluster_id(),
+        unix_ms: unix_ms(),
+        limits: options::api(&shared.config),
+        slot,
+        pins,
+        metrics: shared.shard_metrics[index].clone(),
+        all_metrics: shared.shard_metrics.clone(),
+        core_metrics: shared.core_metrics.clone(),
+        metrics_tag: METRICS_TAG,
+        peer_tag: PEER_TAG,
+        wants_blocks: shared.wants_blocks[index].clone(),
+        outlet: Box::new(move |events| {
+            // The core outlives its shards.
+            let _ = to_core.send_batch(events);
+        }),
+        jobs: jobs.clone(),
+        on_damage: die_of_damage,
+        clock: now_ns,
+    };
+    let app = Rc::new(RefCell::new(Api::new(setup)));
+    let shard = Shard::new(app.clone(), options::shard(&shared.config));
+    let intake = shard.intake();
+    glommio::spawn_local(take_answers(app.clone(), shard.clone(), from_core)).detach();
+    glommio::spawn_local(run_jobs(app.clone(), shard.clone(), jobs)).detach();
+    glommio::spawn_local(keep_time(app, shard, shared)).detach();
+    intake
+}
+
+/// Waits until the shard has ended. `index` only names it.
+pub async fn ended(live: &Arc<AtomicUsize>, index: usize) {
+    let _ = index;
+    while live.load(Ordering::SeqCst) > 0 {
+        glommio::timer::sleep(TICK).await;
+    }
+}
+
+async fn take_answers(app: Rc<RefCell<Api>>, shard: Shard<Api>, mut from_core: Receiver<FromCore>) {
+    let mut messages = Vec::new();
+    while from_core.recv_batch(&mut messages).await > 0 {
+        let mut api = app.borrow_mut();
+        for message in messages.drain(..) {
+            api.on_core(message, &shard);
+        }
+        api.flush_outbox();
+        drop(api);
+        shard.flush_dirty();
+    }
+}
+
+async fn run_jobs(app: Rc<RefCell<Api>>, shard: Shard<Api>, jobs: Bell) {
+    loop {
+        jobs.rung().await;
+        loop {
+            let turn = Turn::new();
+            let more = app.borrow_mut().run_jobs(&shard, || turn.spent());
+            shard.flush_dirty();
+            if !more {
+                break;
+            }
+            breathe().await;
+        }
+    }
+}
+
+async fn keep_time(app: Rc<RefCell<Api>>, shard: Shard<Api>, shared: Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        glommio::timer::sleep(TICK).await;
+        app.borrow_mut().tick(&shard);
+        shard.flush_dirty();
+    }
+    app.borrow_mut().stop(&shard);
+    shard.flush_dirty();
+    let give_up_ns = now_ns() + DRAIN_MAX.as_nanos() as u64;
+    while app.borrow().is_busy() && now_ns() < give_up_ns {
+        glommio::timer::sleep(Duration::from_millis(5)).await;
+    }
+    shard.shutdown(Duration::from_millis(500)).await;
+    shared.live_shards.fetch_sub(1, Ordering::SeqCst);
+}
