@@ -122,7 +122,20 @@ impl Process {
                 thread::sleep(Duration::from_millis(5));
             }
         }
+        if self.status.is_some() {
+            self.drain_log();
+        }
         self.status
+    }
+
+    /// Waits until all that a dead process wrote has been read.
+    fn drain_log(&self) {
+        let guard = self.log.lines.lock().expect("the reader never panics");
+        let drained = self
+            .log
+            .grew
+            .wait_timeout_while(guard, Duration::from_secs(2), |(_, closed)| !*closed);
+        drop(drained.expect("the reader never panics"));
     }
 }
 
