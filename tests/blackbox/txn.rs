@@ -243,9 +243,15 @@ async fn overlaps_that_cannot_conflict_are_allowed() {
 async fn a_delete_without_an_end_escapes_the_check_for_duplicates() {
     // etcd reads the end "\0" as a key there, not as "no end"; clients may rely on what it accepts.
     let (_server, client) = fresh().await;
-    let delete = DeleteRangeRequest { key: "a".into(), range_end: vec![0], prev_kv: false };
+    let delete = DeleteRangeRequest {
+        key: "a".into(),
+        range_end: vec![0],
+        prev_kv: false,
+    };
     let delete = op(Request::RequestDeleteRange(delete));
-    client.txn(txn_of(vec![put_op("b", "1"), delete.clone(), put_op("c", "2")])).await;
+    client
+        .txn(txn_of(vec![put_op("b", "1"), delete.clone(), put_op("c", "2")]))
+        .await;
     assert_eq!(keys(&client.range(all_range()).await.kvs), ["c"]);
     client.txn(txn_of(vec![delete, put_op("c", "3")])).await;
     assert_eq!(client.range(key_range("c")).await.kvs[0].version, 1);

@@ -60,6 +60,14 @@ macro_rules! settle {
 }
 
 impl Call {
+    /// True when the request changes nothing, whatever the answer.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Call::Range(_) | Call::TimeToLive(_) | Call::Leases | Call::HashKv(_)
+        )
+    }
+
     /// Sends the request and settles the answer.
     pub async fn send(&self, client: &Client) -> Answer {
         let (mut kv, mut lease) = (client.kv.clone(), client.lease.clone());
