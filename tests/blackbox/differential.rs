@@ -90,14 +90,11 @@ async fn compare_states(pair: &Pair, generator: &Generator, differences: &mut Di
     for step in 0..5 {
         let revision = oldest + (newest - oldest) * step / 4;
         pair.ask(0, &Call::HashKv(revision), differences).await;
-        pair.ask(
-            0,
-            &Call::Range(RangeRequest {
-                revision,
-                ..all_range()
-            }),
-        )
-        .await;
+        let everything = RangeRequest {
+            revision,
+            ..all_range()
+        };
+        pair.ask(0, &Call::Range(everything), differences).await;
     }
     pair.ask(0, &Call::Leases, differences).await;
 }
@@ -164,14 +161,11 @@ async fn a_long_history_hashes_the_same_after_each_compaction() {
         }
         let newest = pair.etcd.revision().await;
         let compacted = newest - 1 - rng.below(20) as i64;
-        pair.ask(
-            number,
-            &Call::Compact(CompactionRequest {
-                revision: compacted,
-                physical: true,
-            }),
-        )
-        .await;
+        let compact = CompactionRequest {
+            revision: compacted,
+            physical: true,
+        };
+        pair.ask(number, &Call::Compact(compact), &mut differences).await;
         for revision in compacted..=newest {
             pair.ask(round, &Call::HashKv(revision), &mut differences).await;
         }

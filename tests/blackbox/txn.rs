@@ -149,6 +149,31 @@ async fn a_future_or_compacted_revision_fails_the_whole_transaction() {
 }
 
 #[tokio::test]
+async fn a_negative_revision_is_compacted_inside_a_transaction_that_writes() {
+    let (_server, client) = fresh().await;
+    client.put("k", "2").await;
+    let ops = |revision| {
+        txn_of(vec![
+            put_op("l", "v"),
+            range_op(RangeRequest {
+                revision,
+                ..key_range("k")
+            }),
+        ])
+    };
+    client.txn(ops(-1)).await;
+    client.compact(2).await;
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    refused(client.try_txn(ops(-1)).await, Code::OutOfRange, compacted);
+    refused(client.try_txn(ops(-7)).await, Code::OutOfRange, compacted);
+    let reads = txn_of(vec![range_op(RangeRequest {
+        revision: -1,
+        ..key_range("k")
+    })]);
+    refused(client.try_txn(reads).await, Code::OutOfRange, compacted);
+}
+
+#[tokio::test]
 async fn headers_inside_carry_the_revision_alone() {
     let (_server, client) = fresh().await;
     client.put("old", "v").await;
