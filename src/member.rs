@@ -9,12 +9,14 @@
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
 mod apply;
+mod auto_compaction;
 mod boot;
 mod commit;
 mod compare;
 mod engine;
 mod error;
 mod event;
+mod hash_cache;
 mod lessor;
 mod membership;
 mod tree_base;
@@ -29,24 +31,28 @@ use std::{
 use ahash::AHashMap;
 use bytes::Bytes;
 use net::pb::etcdserverpb::{
-    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, RequestHeader,
+    CompactionRequest, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest,
+    RequestHeader,
 };
 use prost::Message as _;
 use raft::RawNode;
-use storage::mvcc::{AppliedState, Store};
+use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
 pub use apply::{CORRUPT, Fault, NOSPACE};
+pub use auto_compaction::AutoCompaction;
 pub use boot::{BootError, MemberOptions};
 pub use commit::CommitPolicy;
 pub use compare::{KeyFacts, holds, needs_value};
 pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
+pub use hash_cache::{Cached, HashCache};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
+use auto_compaction::Compactor;
 use lessor::Lessor;
 
 /// Proposals and reads that may wait at once; more are refused with "too many requests".
@@ -103,6 +109,12 @@ pub struct Member {
     batch: Vec<Bytes>,
     batch_ids: Vec<RequestId>,
     replies: Vec<(ShardIndex, Reply)>,
+    compactor: Compactor,
+    /// Blocks sealed within this turn, ahead of its end.
+    sealed: Vec<Arc<Block>>,
+    /// Compactions accepted in this turn, each with the store from just before it.
+    compacted: Vec<(StoreView, i64)>,
+    hashes: HashCache,
     was_leader: bool,
     published_leader: u64,
     metrics: Arc<CoreMetrics>,
@@ -286,6 +298,17 @@ impl Member {
         self.time_out();
         if self.raft.is_leader() {
             self.end_leases();
+            if let Some(revision) = self.compactor.due(self.now_ns, self.store.revision()) {
+                tracing::info!(revision, "compacting by itself");
+                let request = CompactionRequest {
+                    revision,
+                    physical: false,
+                };
+                self.propose_own(InternalRaftRequest {
+                    compaction: Some(request),
+                    ..Default::default()
+                });
+            }
         }
     }
 

@@ -95,6 +95,7 @@ struct ShardSeed {
     index: usize,
     slot: Slot<View>,
     pins: storage::mvcc::Pins,
+    hashes: crate::member::HashCache,
     to_core: Sender<Event>,
     from_core: Receiver<FromCore>,
 }

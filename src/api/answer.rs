@@ -34,7 +34,7 @@ pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery<'_> {
         revision,
         limit: if needs_all(request) { 0 } else { request.limit },
         count_only: request.count_only,
-        after: None,
+        ..RangeQuery::default()
     }
 }
 
@@ -262,11 +262,14 @@ fn inner_range(
     bound: Rev,
     header: ResponseHeader,
 ) -> Result<RangeResponse, StoreError> {
-    let query = query(request, request.revision);
-    let cursor = match request.revision {
-        ..=0 => view.range_before(&query, Revision::new(bound.main, bound.sub as u32)),
-        _ => view.range(&query)?,
-    };
+    let mut query = query(request, request.revision);
+    if request.revision <= 0 {
+        query.revision = bound.main;
+        query.sub_end = Some(bound.sub as u32);
+    }
+    // The revision was good when the transaction was applied.
+    query.admitted = true;
+    let cursor = view.range(&query)?;
     let mut bytes = BytesMut::new();
     range(cursor, request, &header, &mut bytes)?;
     Ok(RangeResponse::decode(bytes.freeze()).expect("just encoded"))

@@ -137,6 +137,16 @@ impl Api {
                 self.hub.lagged(revision);
                 self.wake_jobs |= self.hub.has_work();
             }
+            FromCore::HashForCompaction(store, revision) => {
+                let damage = self.setup.on_damage;
+                match store.compaction_hash(revision) {
+                    Ok(hash) => {
+                        self.compaction_hashes.push_back((revision, hash));
+                        self.wake_jobs = true;
+                    }
+                    Err(error) => drop(store_failure(&error, damage)),
+                }
+            }
             FromCore::Replies(view, replies) => {
                 for reply in replies {
                     self.on_reply(&view, reply, wires);

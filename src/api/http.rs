@@ -318,6 +318,9 @@ fn values(query: &str, name: &str) -> Vec<String> {
 fn answer(page: Page) -> Http1Answer {
     let status = StatusCode::from_u16(page.status).expect("the statuses here are valid");
     let mut answer = Http1Answer::typed(status, page.content_type, page.body);
+    if page.status == 405 {
+        answer.headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+    }
     if page.status >= 400 || page.content_type == TEXT {
         answer
             .headers

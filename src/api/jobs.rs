@@ -25,7 +25,10 @@ use super::{
     core::store_failure,
     shard::{CallKey, Wires},
 };
-use crate::{member::View, version::STORAGE_VERSION};
+use crate::{
+    member::{Cached, View},
+    version::STORAGE_VERSION,
+};
 
 /// Bytes of pairs written in one slice. Units: bytes.
 const SLICE_BYTES: usize = 128 << 10;
@@ -48,6 +51,24 @@ enum Slice {
     Done,
 }
 
+/// What became of the hashes for compactions in one slice.
+#[derive(PartialEq, Eq)]
+enum Hashing {
+    Idle,
+    Working,
+    Done,
+}
+
+impl Hashing {
+    fn is_done(&self) -> bool {
+        *self == Hashing::Done
+    }
+
+    fn is_working(&self) -> bool {
+        *self == Hashing::Working
+    }
+}
+
 /// One long piece of work for one call.
 pub(super) struct Job {
     key: CallKey,
@@ -64,6 +85,7 @@ enum Work {
     },
     HashKv {
         hash: HashKv,
+        revision: i64,
         header: View,
         started_ns: u64,
     },
@@ -136,6 +158,7 @@ impl Walk {
     fn query(&self) -> RangeQuery<'_> {
         RangeQuery {
             after: self.after.as_deref(),
+            admitted: true,
             limit: self.left.min(SLICE_KEYS),
             count_only: false,
             ..answer::query(&self.request, self.revision)
@@ -160,6 +183,15 @@ impl Walk {
         self.after = last.map(<[u8]>::to_vec).or(self.after.take());
         self.left -= seen;
         Ok(over || self.left == 0)
+    }
+
+    /// Keys of the whole range, whatever the limit.
+    fn count(&self, view: &View) -> Result<u64, StoreError> {
+        let query = RangeQuery {
+            admitted: true,
+            ..answer::query(&self.request, self.revision)
+        };
+        Ok(view.store.range(&query)?.count())
     }
 
     fn rewind(&mut self, limit: i64) {
@@ -223,6 +255,7 @@ impl Job {
             key,
             work: Work::HashKv {
                 hash,
+                revision,
                 header: (**view).clone(),
                 started_ns,
             },
@@ -231,7 +264,12 @@ impl Job {
 
     /// A snapshot in bbolt's format.
     pub fn snapshot(key: CallKey, view: &Arc<View>, started_ns: u64) -> Job {
-        let export = Export::new(view.store.clone(), ExportOptions::default());
+        let conf_state = view.conf_state_json();
+        let meta = vec![
+            (b"confState".to_vec(), conf_state.into_bytes()),
+            (b"storageVersion".to_vec(), STORAGE_VERSION.as_bytes().to_vec()),
+        ];
+        let export = Export::new(view.store.clone(), ExportOptions { meta, trailer: true });
         let job = SnapshotJob {
             export,
             planned: false,
@@ -274,11 +312,30 @@ impl Api {
                     Slice::Done => blocked = 0,
                 }
             }
-            let more = history || blocked < self.jobs.len();
+            let hashing = self.hash_for_compaction();
+            if hashing.is_done() {
+                blocked = 0;
+            }
+            let more = history || hashing.is_working() || blocked < self.jobs.len();
             if !more || spent() {
                 return more;
             }
         }
+    }
+
+    /// One slice of the oldest hash for a compaction.
+    fn hash_for_compaction(&mut self) -> Hashing {
+        let Some((revision, hash)) = self.compaction_hashes.front_mut() else {
+            return Hashing::Idle;
+        };
+        let revision = *revision;
+        match hash.step(HASH_SLICE) {
+            Ok(None) => return Hashing::Working,
+            Ok(Some(result)) => self.setup.hashes.insert(revision, result),
+            Err(error) => drop(store_failure(&error, self.setup.on_damage)),
+        }
+        self.compaction_hashes.pop_front();
+        Hashing::Done
     }
 
     fn run_slice(&mut self, job: &mut Job, wires: &dyn Wires) -> Slice {
@@ -299,9 +356,10 @@ impl Api {
                 } => self.hash_slice(key, hash, header, *started_ns, wire),
                 Work::HashKv {
                     hash,
+                    revision,
                     header,
                     started_ns,
-                } => self.hash_kv_slice(key, hash, header, *started_ns, wire),
+                } => self.hash_kv_slice(key, (*revision, hash), header, *started_ns, wire),
                 Work::Snapshot(work) => self.snapshot_slice(key, work, wire),
             };
             slice = result.unwrap_or_else(|error| {
@@ -351,12 +409,7 @@ impl Api {
         let limit = if count_only { 0 } else { job.walk.request.limit };
         // A range that a limit cut short still tells the count of all.
         let cut = limit > 0 && job.yielded == limit as u64;
-        let interval = answer::query(&job.walk.request, 0).interval;
-        job.count = if cut {
-            view.store.count(interval, job.walk.revision)?
-        } else {
-            job.yielded
-        };
+        job.count = if cut { job.walk.count(view)? } else { job.yielded };
         let header = self.range_header(job, view);
         let mut head = BytesMut::new();
         answer::put_header(&header, &mut head);
@@ -472,8 +525,7 @@ impl Api {
             })?
         };
         if over {
-            let interval = answer::query(&job.walk.request, 0).interval;
-            let count = view.store.count(interval, job.walk.revision)?;
+            let count = job.walk.count(view)?;
             let more = !job.walk.request.count_only && count > job.sent;
             answer::put_tail(more, count, &mut chunk);
             let header = self.header(view, job.header_revision);
@@ -513,13 +565,19 @@ impl Api {
     fn hash_kv_slice(
         &mut self,
         key: CallKey,
-        hash: &mut HashKv,
+        (revision, hash): (i64, &mut HashKv),
         view: &View,
         started_ns: u64,
         wire: &mut ServerConn,
     ) -> Result<Slice, StoreError> {
-        let Some(result) = hash.step(HASH_SLICE)? else {
-            return Ok(Slice::More);
+        // A hash taken at a compaction of that revision is answered first, as etcd does.
+        let result = match self.setup.hashes.find(revision) {
+            Cached::Pending => return Ok(Slice::Blocked),
+            Cached::Known(result) => result,
+            Cached::Unknown => match hash.step(HASH_SLICE)? {
+                Some(result) => result,
+                None => return Ok(Slice::More),
+            },
         };
         self.setup
             .metrics

@@ -344,10 +344,7 @@ fn compare_all(store: &StoreView, request: &TxnRequest) -> Result<bool, storage:
         };
         let query = RangeQuery {
             interval,
-            revision: 0,
-            limit: 0,
-            count_only: false,
-            after: None,
+            ..RangeQuery::default()
         };
         let mut cursor = store.range(&query)?;
         let mut any = false;

@@ -7,8 +7,8 @@ use net::{
     grpc::{ServerConn, Status},
     pb::{
         etcdserverpb::{
-            AlarmRequest, AlarmType, HashKvRequest, Member, MemberListRequest, MemberListResponse, MoveLeaderRequest,
-            StatusResponse,
+            AlarmRequest, AlarmType, DowngradeRequest, DowngradeResponse, HashKvRequest, Member, MemberListRequest,
+            MemberListResponse, MoveLeaderRequest, StatusResponse, downgrade_request::DowngradeAction,
         },
         grpc::health::v1::{
             HealthCheckRequest, HealthCheckResponse, HealthListResponse, health_check_response::ServingStatus,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     member::{Request, View},
-    version::{ETCD_VERSION, STORAGE_VERSION},
+    version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION},
 };
 
 impl Api {
@@ -127,6 +127,33 @@ impl Api {
         Ok(())
     }
 
+    /// etcore's data has one form, so there is nothing to downgrade to; the words of a request are checked as etcd does.
+    pub(super) fn downgrade(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
+        let request: DowngradeRequest = decode(message)?;
+        let view = self.view();
+        match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Cancel) => {
+                let header = Some(self.header(&view, view.revision()));
+                self.reply(
+                    key,
+                    &DowngradeResponse {
+                        header,
+                        version: minor_version().to_owned(),
+                    },
+                    wire,
+                );
+                Ok(())
+            }
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+                if !is_version(&request.version) {
+                    return Err(status::WRONG_DOWNGRADE_VERSION_FORMAT);
+                }
+                Err(status::INVALID_DOWNGRADE_TARGET_VERSION)
+            }
+            Err(_) => Err(status::UNKNOWN_METHOD),
+        }
+    }
+
     pub(super) fn health_check(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
         let request: HealthCheckRequest = decode(message)?;
         if !request.service.is_empty() {
@@ -171,4 +198,17 @@ impl Api {
         wire.finish(key.1, &Status::ok());
         self.end(key, net::grpc::Code::Ok);
     }
+}
+
+/// The cluster version without its patch number.
+fn minor_version() -> &'static str {
+    CLUSTER_VERSION
+        .rsplit_once('.')
+        .map_or(CLUSTER_VERSION, |(minor, _)| minor)
+}
+
+/// Whether the text is `X.Y` or `X.Y.Z`.
+fn is_version(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    (2..=3).contains(&parts.len()) && parts.iter().all(|part| part.parse::<u32>().is_ok())
 }

@@ -27,6 +27,7 @@ impl Api {
         let mut page = Exposition::default();
         self.server(&mut page);
         self.store(&mut page);
+        self.absent(&mut page);
         self.leases_and_watches(&mut page);
         self.grpc(&mut page);
         process(&mut page);
@@ -182,6 +183,48 @@ impl Api {
                 count,
             );
         }
+    }
+
+    /// Names that dashboards ask for, of things that do not happen here.
+    fn absent(&self, page: &mut Exposition) {
+        for (name, help) in [
+            (
+                "etcd_server_heartbeat_send_failures_total",
+                "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+            ),
+            ("etcd_debugging_store_expires_total", "Total number of expired keys."),
+            (
+                "etcd_debugging_store_watch_requests_total",
+                "Total number of incoming watch requests (new or reestablished).",
+            ),
+        ] {
+            page.counter(name, help, 0);
+        }
+        page.gauge(
+            "etcd_debugging_mvcc_pending_events_total",
+            "Total number of pending events to be sent.",
+            0,
+        );
+        page.gauge(
+            "etcd_debugging_store_watchers",
+            "Count of currently active watchers.",
+            0,
+        );
+        page.gauge(
+            "etcd_server_snapshot_apply_in_progress_total",
+            "1 if the server is applying the incoming snapshot. 0 if none.",
+            0,
+        );
+        page.gauge(
+            "etcd_disk_defrag_inflight",
+            "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            0,
+        );
+        page.gauge(
+            "etcd_mvcc_db_open_read_transactions",
+            "The number of currently open read transactions",
+            0,
+        );
     }
 
     fn store(&self, page: &mut Exposition) {

@@ -18,6 +18,7 @@ use net::{
     pb::etcdserverpb::ResponseHeader,
 };
 use prost::Message;
+use storage::mvcc::StoreView;
 
 use super::{
     Flow, Method, RequestIds,
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     bell::Bell,
     latest::{Cached, Slot},
-    member::{Event, Published, Reply, Request, RequestId, ShardIndex, View},
+    member::{Event, HashCache, Published, Reply, Request, RequestId, ShardIndex, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
 
@@ -72,6 +73,8 @@ pub struct ApiSetup {
     pub slot: Slot<View>,
     /// Registers of running ranges.
     pub pins: storage::mvcc::Pins,
+    /// Hashes taken at compactions.
+    pub hashes: HashCache,
     /// What this shard counts.
     pub metrics: Arc<ShardMetrics>,
     /// What all shards count, for the metrics page.
@@ -100,6 +103,8 @@ pub enum FromCore {
     Published(Published),
     /// Blocks up to this revision were withheld: read history instead.
     Lagged(i64),
+    /// A compaction at this revision begins: hash the store from just before it. Sent to one shard.
+    HashForCompaction(StoreView, i64),
     /// Answers, with a view that holds their effects.
     Replies(Arc<View>, Vec<Reply>),
 }
@@ -168,6 +173,8 @@ pub struct Api {
     pub(super) outbox: Vec<Event>,
     pub(super) hub: WatchHub<CallKey>,
     pub(super) jobs: VecDeque<Job>,
+    /// Hashes under way for compactions, oldest first.
+    pub(super) compaction_hashes: VecDeque<(i64, storage::mvcc::HashKv)>,
     pub(super) now_ns: u64,
     stopping: bool,
     pub(super) wake_jobs: bool,
@@ -203,6 +210,7 @@ impl Api {
             outbox: Vec::new(),
             hub,
             jobs: VecDeque::new(),
+            compaction_hashes: VecDeque::new(),
             now_ns,
             stopping: false,
             wake_jobs: false,
@@ -386,6 +394,7 @@ impl Api {
             Method::HealthCheck => self.health_check(key, message, wire),
             Method::HealthList => self.health_list(key, message, wire),
             Method::HealthWatch => self.health_watch(key, message, wire),
+            Method::Downgrade => self.downgrade(key, message, wire),
             Method::Authenticate => Err(status::AUTH_NOT_ENABLED),
             other => {
                 let info = other.info();
@@ -411,11 +420,7 @@ impl Api {
                 );
                 self.end(key, Code::Internal);
             }
-            CallState::Watch => {
-                self.hub.close(key);
-                wire.finish(key.1, &Status::ok());
-                self.end(key, Code::Ok);
-            }
+            // A watch stream goes on telling after its client has said all it wants.
             CallState::KeepAlive {
                 half_closed,
                 unanswered,

@@ -60,6 +60,9 @@ failures! {
     AUTH_NOT_ENABLED = FailedPrecondition, "etcdserver: authentication is not enabled";
     NOT_PRIMARY = Unknown, "not a primary lessor";
     PROPOSAL_DROPPED = Unknown, "raft proposal dropped";
+    WRONG_DOWNGRADE_VERSION_FORMAT = InvalidArgument, "etcdserver: wrong downgrade target version format";
+    INVALID_DOWNGRADE_TARGET_VERSION = InvalidArgument, "etcdserver: invalid downgrade target version";
+    UNKNOWN_METHOD = Unknown, "etcdserver: unknown method";
     UNKNOWN_HEALTH_SERVICE = NotFound, "unknown service";
 }
 

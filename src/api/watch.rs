@@ -83,8 +83,12 @@ pub struct HeaderInfo {
 const STREAM_QUEUE_MAX: usize = 1 << 20;
 /// One slice of history. Units: bytes of events visited.
 const SLICE_BYTES: usize = 256 << 10;
-/// A response is closed at a revision boundary once it is this large. Units: bytes.
-const RESPONSE_BYTES: usize = 1 << 20;
+/// A response of history is closed at a revision boundary once it is this large. Units: bytes.
+const RESPONSE_BYTES: usize = 16 << 20;
+/// A response of history holds at most this many revisions.
+///
+/// Source: limits table, "events per sync batch".
+const RESPONSE_REVISIONS: usize = 1000;
 
 type WatcherRef = u32;
 
@@ -205,7 +209,7 @@ impl<C: CallKey> WatchHub<C> {
         if request.start_revision < 0 {
             return refuse(self.header, super::status::COMPACTED.text, sink);
         }
-        let Some(range) = KeyRange::of(request.key.clone(), request.range_end.clone()) else {
+        let Some(range) = KeyRange::of(&request.key, &request.range_end) else {
             return refuse(self.header, "mvcc: watcher range is empty", sink);
         };
         let id = if request.watch_id == 0 {
@@ -397,7 +401,12 @@ impl<C: CallKey> WatchHub<C> {
             }
             self.lagging.remove(&(watcher.next, reference));
             watcher.next = reached;
-            if let Some(mut builder) = self.builders.remove(&reference) {
+            // What was found gathers over slices, so that a response is as large as etcd's.
+            let full = |builder: &ResponseBuilder| {
+                builder.revisions() >= RESPONSE_REVISIONS || builder.len() >= RESPONSE_BYTES / 2
+            };
+            let over = reached > self.consumed || self.builders.get(&reference).is_some_and(full);
+            if over && let Some(mut builder) = self.builders.remove(&reference) {
                 self.emit(reference, &mut builder, reached - 1, sink);
                 builder.clear();
                 self.spare.push(builder);

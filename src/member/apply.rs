@@ -85,10 +85,7 @@ impl Member {
         }
         if let Some(compaction) = request.compaction {
             self.refuse_under_alarm(false)?;
-            self.store.compact(compaction.revision)?;
-            return Ok(Outcome::Compact {
-                revision: self.store.revision(),
-            });
+            return self.compact(compaction.revision);
         }
         if let Some(grant) = request.lease_grant {
             self.refuse_under_alarm(true)?;
@@ -117,6 +114,19 @@ impl Member {
             return Ok(Outcome::Done);
         }
         Err(Refusal::NotCapable.into())
+    }
+
+    /// Compacts, and keeps a picture from just before it, whose hash members compare.
+    fn compact(&mut self, revision: i64) -> Applied<Outcome> {
+        let block = self.store.seal_block(self.applied.clone());
+        self.sealed.push(block);
+        let before = self.store.view();
+        self.store.compact(revision)?;
+        self.hashes.expect(revision);
+        self.compacted.push((before, revision));
+        Ok(Outcome::Compact {
+            revision: self.store.revision(),
+        })
     }
 
     /// Runs one write transaction and fills in its revision.

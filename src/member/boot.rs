@@ -23,7 +23,8 @@ use storage::{
 };
 
 use super::{
-    Engine, Member, MemberInfo, Membership,
+    AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
@@ -73,6 +74,8 @@ pub struct MemberOptions {
     pub commit: CommitPolicy,
     /// Pause between two slices of a compaction. Units: nanoseconds.
     pub compaction_pause_ns: u64,
+    /// Compaction without being asked.
+    pub auto_compaction: AutoCompaction,
     /// Directory of the log, relative to the disk's root.
     pub wal_dir: String,
     /// Size of a log segment; none: chosen by the size of the file system. Units: bytes.
@@ -99,7 +102,7 @@ impl MemberOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// Another process has the data directory.
-    #[error("the data directory is in use by another process; stop it first, or choose another --data-dir")]
+    #[error("the data directory is locked by another process; stop it first, or choose another --data-dir")]
     Locked,
     /// The data directory was written by a newer version.
     #[error(
@@ -468,6 +471,7 @@ impl Rows {
             alarms,
             members,
         } = self;
+        let auto_compaction = options.auto_compaction;
         for (key, lease) in store.leased_keys() {
             lessor.attach(lease, Bytes::copy_from_slice(key));
         }
@@ -492,6 +496,10 @@ impl Rows {
             batch: Vec::new(),
             batch_ids: Vec::new(),
             replies: Vec::new(),
+            compactor: Compactor::new(auto_compaction, now_ns),
+            sealed: Vec::new(),
+            compacted: Vec::new(),
+            hashes: HashCache::default(),
             was_leader: false,
             published_leader: 0,
             metrics,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use raft::{Entry, Message, PersistToken};
 use storage::{
     io::{Completion, Disk},
-    mvcc::CompactProgress,
+    mvcc::{CompactProgress, StoreView},
     wal::{AppendToken, Space, Wal},
 };
 
@@ -40,6 +40,8 @@ pub struct Outputs {
     pub published: Option<Published>,
     /// Answers, each to its shard.
     pub replies: Vec<(ShardIndex, Reply)>,
+    /// Compactions that begin, each with the store from just before it: some shard is to hash it.
+    pub compactions: Vec<(StoreView, i64)>,
     /// Messages to other members.
     pub messages: Vec<Message>,
     /// More work is at hand: run another turn after others had theirs.
@@ -92,6 +94,11 @@ impl Engine {
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.member.options.member_id
+    }
+
+    /// Hashes taken at compactions, for the shards.
+    pub fn hashes(&self) -> super::HashCache {
+        self.member.hashes.clone()
     }
 
     /// Registers of running ranges, for the shards.
@@ -295,20 +302,18 @@ impl Engine {
         }
         self.dirty = false;
         let block = self.member.store.seal_block(self.member.applied.clone());
+        let mut blocks = std::mem::take(&mut self.member.sealed);
+        blocks.push(block);
+        out.compactions.append(&mut self.member.compacted);
         let view = Arc::new(self.make_view());
         self.published = view.clone();
         self.member.record();
         match &mut out.published {
             Some(published) => {
                 published.view = view;
-                published.blocks.push(block);
+                published.blocks.append(&mut blocks);
             }
-            none => {
-                *none = Some(Published {
-                    view,
-                    blocks: vec![block],
-                })
-            }
+            none => *none = Some(Published { view, blocks }),
         }
     }
 
@@ -390,8 +395,12 @@ impl Engine {
     }
 
     fn answer_defragmented(&mut self) {
-        if self.committer.is_shrinking() {
+        if self.defragmenting.is_empty() || self.committer.is_shrinking() {
             return;
+        }
+        // What a compaction under way frees is to be given back too.
+        if self.compaction.active || self.member.store.buffered_bytes() > 0 {
+            return self.committer.start_shrinking();
         }
         for (shard, id) in std::mem::take(&mut self.defragmenting) {
             self.member.answer(shard, id, Ok(Outcome::Done));

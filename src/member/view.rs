@@ -32,6 +32,28 @@ pub struct View {
 }
 
 impl View {
+    /// The configuration in force, as etcd writes it into its `meta` bucket.
+    ///
+    /// Source: ondisk table, "meta/confState".
+    pub fn conf_state_json(&self) -> String {
+        let of = |learner: bool| {
+            let members = self
+                .members
+                .members
+                .values()
+                .filter(move |member| member.is_learner == learner);
+            members
+                .map(|member| member.id.to_string())
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let learners = match of(true) {
+            none if none.is_empty() => String::new(),
+            learners => format!(r#""learners":[{learners}],"#),
+        };
+        format!(r#"{{"voters":[{}],{learners}"auto_leave":false}}"#, of(false))
+    }
+
     /// Current revision.
     pub fn revision(&self) -> i64 {
         self.store.revision()

@@ -96,12 +96,13 @@ async fn boot(shared: &Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
             lagged: None,
             replies: Vec::new(),
         });
-        let (slot, pins, to_core) = (slot.clone(), engine.pins(), to_core.clone());
+        let (slot, pins, hashes) = (slot.clone(), engine.pins(), engine.hashes());
         seeds.push(ShardSeed {
             index,
             slot,
             pins,
-            to_core,
+            hashes,
+            to_core: to_core.clone(),
             from_core,
         });
     }
@@ -216,6 +217,9 @@ impl Core {
         self.deadline_ns.set(self.engine.next_deadline_ns());
         if let Some(published) = out.published {
             self.publish(published);
+        }
+        for (store, revision) in out.compactions {
+            let _ = self.shards[0].sender.send(FromCore::HashForCompaction(store, revision));
         }
         self.reply(out.replies);
         out.more

@@ -7,8 +7,8 @@ use net::io::ShardLimits;
 
 use crate::{
     api::ApiLimits,
-    config::{Config, MetricsLevel},
-    member::{CommitPolicy, MemberInfo, MemberOptions},
+    config::{self, Config, MetricsLevel},
+    member::{AutoCompaction, CommitPolicy, MemberInfo, MemberOptions},
 };
 
 /// The log's directory, within the data directory.
@@ -20,8 +20,8 @@ const COMMIT_BYTES: usize = 16 << 20;
 const BUFFERED_BYTES_MAX: usize = 64 << 20;
 /// Address space for the tree. Units: bytes.
 const TREE_RESERVE_BYTES: u64 = 1 << 40;
-/// The tree's file grows in steps of this size. Units: bytes. Source: ondisk table, bbolt growth.
-const TREE_GROWTH_BYTES: u64 = 16 << 20;
+/// The tree's file grows, and shrinks, in steps of this size. Units: bytes.
+const TREE_GROWTH_BYTES: u64 = 1 << 20;
 
 /// Options of the member.
 pub fn member(config: &Config, seed: u64) -> MemberOptions {
@@ -52,6 +52,11 @@ pub fn member(config: &Config, seed: u64) -> MemberOptions {
             bytes_max: COMMIT_BYTES,
         },
         compaction_pause_ns: config.compaction_sleep_interval.as_nanos() as u64,
+        auto_compaction: match config.auto_compaction {
+            config::AutoCompaction::Off => AutoCompaction::Off,
+            config::AutoCompaction::Periodic(period) => AutoCompaction::Periodic(period.as_nanos() as u64),
+            config::AutoCompaction::Revision(kept) => AutoCompaction::Revision(kept as i64),
+        },
         wal_dir: WAL_DIR.to_owned(),
         wal_segment_bytes: config.wal_segment_bytes,
         tree_reserve_bytes: TREE_RESERVE_BYTES,

@@ -35,6 +35,7 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         index,
         slot,
         pins,
+        hashes,
         to_core,
         from_core,
     } = seed;
@@ -48,6 +49,7 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         limits: options::api(&shared.config),
         slot,
         pins,
+        hashes,
         metrics: shared.shard_metrics[index].clone(),
         all_metrics: shared.shard_metrics.clone(),
         core_metrics: shared.core_metrics.clone(),

@@ -37,7 +37,7 @@ pub enum ListenError {
     },
     /// Another socket listens there.
     #[error(
-        "cannot listen on {address}: the port is in use; find the process with \"ss -ltnp 'sport = :{}'\" and stop it, or \
+        "cannot listen on {address}: address already in use; find the process with \"ss -ltnp 'sport = :{}'\" and stop it, or \
          choose another address",
         address.port()
     )]

@@ -83,17 +83,29 @@ pub struct ResponseBuilder {
     bytes: BytesMut,
     /// (end of the event in `bytes`, its main revision).
     events: Vec<(usize, i64)>,
+    revisions: usize,
 }
 
 impl ResponseBuilder {
     /// Forgets everything, keeping the memory unless it has grown large.
     pub fn clear(&mut self) {
         self.events.clear();
+        self.revisions = 0;
         if self.bytes.capacity() > 1 << 20 {
             self.bytes = BytesMut::new();
         } else {
             self.bytes.clear();
         }
+    }
+
+    /// Bytes of the events held.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Revisions of the events held.
+    pub fn revisions(&self) -> usize {
+        self.revisions
     }
 
     /// Appends an event; `prev_kv` adds the key as it was before, where that is still readable.
@@ -132,6 +144,7 @@ impl ResponseBuilder {
             encode_varint(prev.len() as u64, &mut self.bytes);
             self.bytes.put_slice(&prev);
         }
+        self.revisions += usize::from(self.events.last().is_none_or(|last| last.1 != event.main));
         self.events.push((self.bytes.len(), event.main));
     }
 

@@ -28,7 +28,13 @@ impl GlommioDisk {
     /// Dropping the future loses nothing. The disk stays free for use: the future does not borrow it.
     pub fn completed(&self) -> impl Future<Output = ()> + use<> {
         let waits = self.waits.clone();
-        std::future::poll_fn(move |_| if waits.get() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending })
+        std::future::poll_fn(move |_| {
+            if waits.get() {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
     }
 
     /// Whether `direct_dsync` files bypass the page cache; if not, they are buffered with `O_DSYNC`.
