@@ -174,6 +174,23 @@ async fn a_negative_revision_is_compacted_inside_a_transaction_that_writes() {
 }
 
 #[tokio::test]
+async fn all_puts_are_checked_before_any_range() {
+    let (_server, client) = fresh().await;
+    let future = range_op(RangeRequest {
+        revision: 100,
+        ..key_range("k")
+    });
+    let unknown_lease = op(Request::RequestPut(PutRequest {
+        lease: 777,
+        ..put_request("k", "v")
+    }));
+    let answer = client
+        .try_txn(txn_of(vec![future, txn_op(txn_of(vec![unknown_lease]))]))
+        .await;
+    refused(answer, Code::NotFound, "etcdserver: requested lease not found");
+}
+
+#[tokio::test]
 async fn headers_inside_carry_the_revision_alone() {
     let (_server, client) = fresh().await;
     client.put("old", "v").await;

@@ -161,8 +161,7 @@ mod tests {
     use super::*;
 
     fn range(key: &str, end: &str) -> KeyRange {
-        KeyRange::of(key.as_bytes(), end.as_bytes())
-        .unwrap()
+        KeyRange::of(key.as_bytes(), end.as_bytes()).unwrap()
     }
 
     fn found(interest: &Interest<u32>, key: &str) -> Vec<u32> {
