@@ -203,7 +203,7 @@ impl Drop for Server {
 
 /// True when a server ended because somebody else has its port.
 fn is_port_clash(log: &str) -> bool {
-    log.contains("address already in use") || log.contains("the port is in use")
+    log.contains("address already in use")
 }
 
 /// The binary that the stories run against.
