@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use storage::{
     io::{Completion, Disk},
-    mvcc::{CommitBatch, CommitOps, Store},
+    mvcc::{Base, CommitBatch, CommitOps, Store},
     tree::{MetaUser, Progress, Tree, TreeError},
 };
 
-use super::{Fault, tree_base::TreeBase};
+use super::Fault;
 
 /// Rows put into the tree in one slice.
 const ROWS_PER_SLICE: usize = 256;
@@ -287,7 +287,7 @@ impl Committer {
             unreachable!("writing ends once");
         };
         let applied = root.user().clone();
-        let base = Arc::new(TreeBase::new(root));
+        let base: Arc<dyn Base> = root;
         match batch {
             Some(batch) => store.on_committed(base, &batch),
             None => store.on_root(base),

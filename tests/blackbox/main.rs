@@ -9,6 +9,8 @@
 //! seed).
 
 mod bench;
+
+mod auth;
 mod cluster;
 mod compaction;
 mod crash;
@@ -16,6 +18,7 @@ mod differential;
 mod disk_full;
 mod etcdctl;
 mod flags;
+mod gateway;
 mod health;
 mod hostile;
 mod http;
@@ -23,6 +26,7 @@ mod kv_delete;
 mod kv_put;
 mod kv_range;
 mod lease;
+mod locks;
 mod maintenance;
 mod quota;
 mod range_stream;
