@@ -10,7 +10,6 @@
 
 mod bench;
 
-mod auth;
 mod cluster;
 mod compaction;
 mod crash;
