@@ -198,9 +198,7 @@ impl<'s, 'l> Writer<'s, 'l> {
 
     /// All puts are checked before any range, as etcd does.
     fn check_ops(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>, what: Check) -> Applied<()> {
-        let succeeded = *path
-            .next()
-            .expect("the path has a step for every transaction walked");
+        let succeeded = *path.next().expect("the path has a step for every transaction walked");
         for op in branch(request, succeeded) {
             match (&op.request, what) {
                 (Some(Op::RequestRange(range)), Check::Ranges) => self.check_range(range)?,

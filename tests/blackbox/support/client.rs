@@ -2,7 +2,7 @@
 
 use super::pb::{
     etcdserverpb::{
-        auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+        cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
         maintenance_client::MaintenanceClient, watch_client::WatchClient, *,
     },
     health::health_client::HealthClient,
@@ -31,8 +31,6 @@ pub struct Client {
     pub cluster: ClusterClient<Channel>,
     /// `etcdserverpb.Maintenance`.
     pub maintenance: MaintenanceClient<Channel>,
-    /// `etcdserverpb.Auth`.
-    pub auth: AuthClient<Channel>,
     /// `grpc.health.v1.Health`.
     pub health: HealthClient<Channel>,
     /// `v3lockpb.Lock`.
@@ -56,7 +54,6 @@ impl Client {
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            auth: AuthClient::new(channel.clone()),
             health: HealthClient::new(channel.clone()),
             lock: LockClient::new(channel.clone()),
             election: ElectionClient::new(channel.clone()),
