@@ -10,7 +10,6 @@
 
 mod auth;
 mod bench;
-
 mod cluster;
 mod compaction;
 mod crash;
