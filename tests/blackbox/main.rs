@@ -8,8 +8,8 @@
 //! tests, else `etcd` on PATH), `ETCORE_TEST_SCALE` (multiplier of volumes, default 1), `ETCORE_TEST_SEED` (replays one
 //! seed).
 
+mod auth;
 mod bench;
-
 mod cluster;
 mod compaction;
 mod crash;

@@ -300,6 +300,25 @@ async fn a_delete_without_an_end_escapes_the_check_for_duplicates() {
 }
 
 #[tokio::test]
+async fn a_nested_put_conflicts_with_deletes_of_earlier_siblings_only() {
+    let (_server, client) = fresh().await;
+    let put = || txn_op(txn_of(vec![put_op("a", "v")]));
+    let delete = || txn_op(txn_of(vec![delete_op("a")]));
+    client.txn(txn_of(vec![put(), delete()])).await;
+    assert_eq!(client.get("a").await, None);
+    refused(
+        client.try_txn(txn_of(vec![delete(), put()])).await,
+        Code::InvalidArgument,
+        DUPLICATE,
+    );
+    refused(
+        client.try_txn(txn_of(vec![put(), delete_op("a")])).await,
+        Code::InvalidArgument,
+        DUPLICATE,
+    );
+}
+
+#[tokio::test]
 async fn a_list_holds_at_most_128_entries() {
     let (_server, client) = fresh().await;
     let puts = |count: usize| (0..count).map(|i| put_op(&format!("k{i}"), "v")).collect::<Vec<_>>();
