@@ -254,6 +254,9 @@ impl Api {
         let header = self.header(view, view.revision());
         for op in if succeeded { &request.success } else { &request.failure } {
             if let Some(net::pb::etcdserverpb::request_op::Request::RequestRange(range)) = &op.request {
+                if range.revision < 0 && range.revision < view.store.compact_revision() {
+                    return Err(status::COMPACTED);
+                }
                 view.store.check_revision(range.revision).map_err(failed)?;
             }
         }

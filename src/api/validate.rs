@@ -131,9 +131,13 @@ impl<'a> Writes<'a> {
 }
 
 /// Whether a delete counts as touching a key here. The end `\0` is taken for a key like any other, as etcd does, so a
-/// delete of everything from a key on touches that key alone.
+/// delete of everything from a key on, like one whose end is not above its key, touches nothing.
 fn covers(from: &[u8], end: &[u8], key: &[u8]) -> bool {
-    key == from || (!end.is_empty() && from < key && key < end)
+    if end.is_empty() {
+        key == from
+    } else {
+        from <= key && key < end
+    }
 }
 
 /// Whether the transaction only reads, so that it needs no log entry. A nested transaction counts as a write.

@@ -210,11 +210,12 @@ impl<'s, 'l> Writer<'s, 'l> {
         Ok(())
     }
 
+    /// A negative revision is below every compacted one here, though a lone range takes it for "now".
     fn check_range(&self, request: &RangeRequest) -> Applied<()> {
         if request.revision > self.txn.revision() - 1 {
             return Err(Refusal::FutureRevision.into());
         }
-        if request.revision > 0 && request.revision < self.compact_revision {
+        if request.revision != 0 && request.revision < self.compact_revision {
             return Err(Refusal::Compacted.into());
         }
         Ok(())

@@ -2,9 +2,9 @@
 //!
 //! Skipped, with a word, where these programs are not on PATH.
 
+use std::net::{TcpListener, TcpStream};
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,

@@ -2,7 +2,7 @@
 
 use super::pb::{
     etcdserverpb::{
-        cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+        auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
         maintenance_client::MaintenanceClient, watch_client::WatchClient, *,
     },
     health::health_client::HealthClient,
@@ -31,6 +31,8 @@ pub struct Client {
     pub cluster: ClusterClient<Channel>,
     /// `etcdserverpb.Maintenance`.
     pub maintenance: MaintenanceClient<Channel>,
+    /// `etcdserverpb.Auth`.
+    pub auth: AuthClient<Channel>,
     /// `grpc.health.v1.Health`.
     pub health: HealthClient<Channel>,
     /// `v3lockpb.Lock`.
@@ -54,6 +56,7 @@ impl Client {
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
+            auth: AuthClient::new(channel.clone()),
             health: HealthClient::new(channel.clone()),
             lock: LockClient::new(channel.clone()),
             election: ElectionClient::new(channel.clone()),
