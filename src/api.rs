@@ -26,5 +26,5 @@ pub mod watch;
 
 pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};
-pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Wires};
+pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Outlet, Wires};
 pub use status::{ALL as FAILURES, Failure};

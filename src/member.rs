@@ -19,7 +19,6 @@ mod event;
 mod hash_cache;
 mod lessor;
 mod membership;
-mod tree_base;
 mod txn;
 mod view;
 

@@ -1,23 +1,19 @@
 //! HTTP/2 (RFC 9113) and HPACK (RFC 7541) as a codec without I/O, for both roles.
-
 //!
-//! `bytes ─► Connection::receive ─► events to a Handler` and `Connection::send_* ─► pending_output ─► bytes`. The gRPC layer is the one
-//! user; it is given the events while the connection is in the state they left it in, so there is no queue between the two.
-//! Time comes in as an argument; nothing here reads a clock or touches a socket.
+//! `bytes ─► Connection::receive ─► events to a Handler`, and `Connection::send_* ─► pending_output ─► bytes`. The gRPC
+//! layer is the one user; it is given each event while the connection is in the state the event left it in, so there is
+//! no queue between the two. Time comes in as an argument; nothing here reads a clock or touches a socket.
 
 mod connection;
 mod fields;
 mod frame;
-mod hpack;
+pub(crate) mod hpack;
 pub mod limits;
 mod stream;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use connection::{Connection, Data, Event, Handler, Role};
-/// Largest payload of a frame, in both directions.
-pub(crate) const FRAME_PAYLOAD_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
+pub use frame::PREFACE;
+pub(crate) use frame::{PAYLOAD_BYTES_MAX as FRAME_PAYLOAD_BYTES_MAX, put_head as put_frame_head};
 pub use hpack::Headers;
 pub(crate) use hpack::{BlockMemo, Indexing};
 pub use limits::Limits;

@@ -2,6 +2,8 @@
 //!
 //! This crate never sees storage and keeps no state of the member.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod h2;
 pub mod io;

@@ -322,3 +322,6 @@ impl ConfState {
         Ok(state)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,3 +212,97 @@ impl Start {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_of_etcd_are_valid() {
+        assert_eq!(Config::new(1).validate(), Ok(()));
+    }
+
+    #[test]
+    fn senseless_values_are_refused_by_name() {
+        assert_eq!(Config::new(0).validate(), Err(ConfigError::ZeroId));
+        let config = Config {
+            election_ticks: 3,
+            heartbeat_ticks: 3,
+            ..Config::new(1)
+        };
+        assert!(matches!(config.validate(), Err(ConfigError::ElectionTooShort { .. })));
+        let config = Config {
+            max_pending_read_index: 0,
+            ..Config::new(1)
+        };
+        assert_eq!(
+            config.validate(),
+            Err(ConfigError::ZeroLimit {
+                name: "max_pending_read_index"
+            })
+        );
+        let config = Config {
+            max_inflight_bytes: 10,
+            ..Config::new(1)
+        };
+        assert!(matches!(config.validate(), Err(ConfigError::InflightTooSmall { .. })));
+    }
+
+    #[test]
+    fn durable_state_that_does_not_fit_together_is_refused() {
+        let good = Start {
+            hard_state: HardState {
+                term: 3,
+                vote: 0,
+                commit: 6,
+            },
+            snapshot: SnapshotMetadata {
+                index: 4,
+                term: 2,
+                ..Default::default()
+            },
+            entries: vec![Entry::normal(2, 5, "a"), Entry::normal(3, 6, "b")],
+            applied: 5,
+            ..Default::default()
+        };
+        assert_eq!(good.validate(), Ok(()));
+        let spoiled = |spoil: fn(&mut Start)| {
+            let mut start = good.clone();
+            spoil(&mut start);
+            start.validate().unwrap_err()
+        };
+        assert_eq!(
+            spoiled(|start| start.entries[1].index = 7),
+            StartError::Gap { expected: 6, found: 7 }
+        );
+        let decreasing = StartError::TermDecreases {
+            index: 6,
+            before: 2,
+            found: 1,
+        };
+        assert_eq!(spoiled(|start| start.entries[1].term = 1), decreasing);
+        assert_eq!(
+            spoiled(|start| start.hard_state.term = 2),
+            StartError::TermBehindLog { term: 2, last_term: 3 }
+        );
+        let beyond = StartError::CommitBeyondLog {
+            commit: 7,
+            last_index: 6,
+        };
+        assert_eq!(spoiled(|start| start.hard_state.commit = 7), beyond);
+        assert_eq!(
+            spoiled(|start| start.applied = 7),
+            StartError::AppliedBeyondLog {
+                applied: 7,
+                last_index: 6
+            }
+        );
+        assert_eq!(
+            spoiled(|start| start.applied = 3),
+            StartError::AppliedBeforeLog {
+                applied: 3,
+                log_start: 4
+            }
+        );
+    }
+}

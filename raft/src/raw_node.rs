@@ -191,7 +191,7 @@ impl RawNode {
         }
     }
 
-    /// Whether [`RawNode::ready`] has something to hand out.
+    /// Whether [`RawNode::ready`] should be called; now and then it then turns out to be empty.
     pub fn has_ready(&self) -> bool {
         self.append_due
             || self.reads.is_round_due()
@@ -288,7 +288,7 @@ impl RawNode {
             snapshot.index <= self.log.committed(),
             "a member's snapshot holds committed entries only"
         );
-        if snapshot.index > self.offered.index {
+        if snapshot.index >= self.offered.index {
             self.offered = snapshot;
         }
     }

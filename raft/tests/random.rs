@@ -10,6 +10,7 @@
 #[path = "rig/checker.rs"]
 mod checker;
 #[path = "rig/member.rs"]
+#[allow(dead_code, reason = "each test uses its own part of the rig")]
 mod member;
 #[path = "rig/storm.rs"]
 mod storm;
@@ -51,7 +52,7 @@ fn run_seeds(name: &str, first: u64, count: u64, options: impl Fn(u64) -> Option
 
 #[test]
 fn a_group_of_three_survives_the_storm() {
-    let totals = run_seeds("a_group_of_three", 0, 120, |seed| Options {
+    let totals = run_seeds("a_group_of_three", 0, 500, |seed| Options {
         voters: 3,
         ..Options::varied(seed)
     });
@@ -64,7 +65,7 @@ fn a_group_of_three_survives_the_storm() {
 
 #[test]
 fn a_group_of_five_survives_the_storm() {
-    let totals = run_seeds("a_group_of_five", 1000, 60, |seed| Options {
+    let totals = run_seeds("a_group_of_five", 10_000, 250, |seed| Options {
         voters: 5,
         ..Options::varied(seed)
     });
@@ -73,7 +74,7 @@ fn a_group_of_five_survives_the_storm() {
 
 #[test]
 fn membership_changes_in_the_storm_keep_the_group_one() {
-    let totals = run_seeds("membership", 2000, 120, |seed| Options {
+    let totals = run_seeds("membership", 20_000, 500, |seed| Options {
         voters: 3,
         spares: 3,
         membership: true,
@@ -87,7 +88,7 @@ fn membership_changes_in_the_storm_keep_the_group_one() {
 
 #[test]
 fn a_single_member_needs_nobody() {
-    let totals = run_seeds("a_single_member", 3000, 20, |seed| Options {
+    let totals = run_seeds("a_single_member", 30_000, 80, |seed| Options {
         voters: 1,
         ..Options::varied(seed)
     });
@@ -96,7 +97,7 @@ fn a_single_member_needs_nobody() {
 
 #[test]
 fn the_same_seed_gives_the_same_history() {
-    for seed in 4000..4006 {
+    for seed in 40_000..40_010 {
         let options = Options {
             voters: 3,
             spares: 2,

@@ -310,7 +310,7 @@ impl Api {
                     }
                 });
             }
-            Waiting::RangeStream { key, request } => self.start_stream(view, key, request, wires),
+            Waiting::RangeStream { key, request } => self.start_stream(view, key, *request, wires),
             Waiting::Txn { key, request } => {
                 wires.with(key.0, &mut |wire| {
                     if let Err(failure) = self.serve_txn(view, key, &request, wire) {

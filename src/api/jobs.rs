@@ -144,8 +144,12 @@ impl Walk {
             view.revision()
         };
         // Counting ignores the limit (behaviours 8).
-        let cut = request.limit > 0 && !request.count_only && !answer::needs_all(&request);
-        let left = if cut { request.limit } else { i64::MAX };
+        let limit = match () {
+            () if request.count_only => 0,
+            () if answer::needs_all(&request) => answer::gather_limit(&request),
+            () => request.limit,
+        };
+        let left = if limit > 0 { limit } else { i64::MAX };
         Walk {
             request,
             revision,
@@ -158,6 +162,7 @@ impl Walk {
     fn query(&self) -> RangeQuery<'_> {
         RangeQuery {
             after: self.after.as_deref(),
+            admitted: true,
             limit: self.left.min(SLICE_KEYS),
             count_only: false,
             ..answer::query(&self.request, self.revision)
@@ -182,6 +187,15 @@ impl Walk {
         self.after = last.map(<[u8]>::to_vec).or(self.after.take());
         self.left -= seen;
         Ok(over || self.left == 0)
+    }
+
+    /// Keys of the whole range, whatever the limit.
+    fn count(&self, view: &View) -> Result<u64, StoreError> {
+        let query = RangeQuery {
+            admitted: true,
+            ..answer::query(&self.request, self.revision)
+        };
+        Ok(view.store.range(&query)?.count())
     }
 
     fn rewind(&mut self, limit: i64) {
@@ -399,12 +413,7 @@ impl Api {
         let limit = if count_only { 0 } else { job.walk.request.limit };
         // A range that a limit cut short still tells the count of all.
         let cut = limit > 0 && job.yielded == limit as u64;
-        let interval = answer::query(&job.walk.request, 0).interval;
-        job.count = if cut {
-            view.store.count(interval, job.walk.revision)?
-        } else {
-            job.yielded
-        };
+        job.count = if cut { job.walk.count(view)? } else { job.yielded };
         let header = self.range_header(job, view);
         let mut head = BytesMut::new();
         answer::put_header(&header, &mut head);
@@ -477,6 +486,9 @@ impl Api {
         if !over {
             return Ok(Slice::More);
         }
+        if answer::gather_limit(&request) > 0 {
+            job.count = job.walk.count(view)?;
+        }
         let more = answer::sort_and_cut(&request, &mut job.gathered);
         let mut out = BytesMut::new();
         answer::put_header(&self.range_header(job, view), &mut out);
@@ -520,8 +532,7 @@ impl Api {
             })?
         };
         if over {
-            let interval = answer::query(&job.walk.request, 0).interval;
-            let count = view.store.count(interval, job.walk.revision)?;
+            let count = job.walk.count(view)?;
             let more = !job.walk.request.count_only && count > job.sent;
             answer::put_tail(more, count, &mut chunk);
             let header = self.header(view, job.header_revision);

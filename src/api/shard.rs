@@ -55,6 +55,9 @@ pub struct ApiLimits {
     pub extensive_metrics: bool,
 }
 
+/// Sends events to the core and leaves the vector empty.
+pub type Outlet = Box<dyn FnMut(&mut Vec<Event>)>;
+
 /// What a shard is made of.
 pub struct ApiSetup {
     /// Which shard.
@@ -88,7 +91,7 @@ pub struct ApiSetup {
     /// Raised while this shard has watchers: the core then sends it event blocks.
     pub wants_blocks: Arc<AtomicBool>,
     /// Sends events to the core and leaves the vector empty.
-    pub outlet: Box<dyn FnMut(&mut Vec<Event>)>,
+    pub outlet: Outlet,
     /// Rung when jobs wait for a slice.
     pub jobs: Bell,
     /// Stops the member at once: its data is damaged. Called with what was found.
@@ -420,11 +423,7 @@ impl Api {
                 );
                 self.end(key, Code::Internal);
             }
-            CallState::Watch => {
-                self.hub.close(key);
-                wire.finish(key.1, &Status::ok());
-                self.end(key, Code::Ok);
-            }
+            // A watch stream goes on telling after its client has said all it wants.
             CallState::KeepAlive {
                 half_closed,
                 unanswered,
@@ -505,14 +504,14 @@ impl Api {
 
     /// Sends a request to the core at the end of the turn; `pending` answers it.
     pub(super) fn ask(&mut self, request: Request, pending: Pending) -> RequestId {
-        let id = self.ids.next();
+        let id = self.ids.make();
         self.ask_as(id, request, pending);
         id
     }
 
     /// The id of the next request, for those that carry it.
     pub(super) fn next_id(&mut self) -> RequestId {
-        self.ids.next()
+        self.ids.make()
     }
 
     /// As [`Api::ask`], with an id made before.

@@ -28,7 +28,6 @@ use super::{
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
-    tree_base::TreeBase,
 };
 use crate::metrics::CoreMetrics;
 
@@ -189,7 +188,7 @@ impl Engine {
         if is_new && applied.index > 0 {
             return Err(BootError::LogLost { applied: applied.index });
         }
-        let base = Arc::new(TreeBase::new(root));
+        let base: Arc<dyn Base> = root;
         let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
         let store = Store::restore(base, applied.clone())?;
         let start = if is_new {
@@ -333,6 +332,7 @@ fn wal_options(options: &MemberOptions) -> WalOptions {
         dir: options.wal_dir.clone(),
         segment_size_bytes: options.wal_segment_bytes,
         token_base: 1 << 61,
+        log_id: options.seed,
         ..WalOptions::default()
     }
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use storage::{
     io::{Completion, Disk},
-    mvcc::{CommitBatch, CommitOps, Store},
+    mvcc::{Base, CommitBatch, CommitOps, Store},
     tree::{MetaUser, Progress, Tree, TreeError},
 };
 
-use super::{Fault, tree_base::TreeBase};
+use super::Fault;
 
 /// Rows put into the tree in one slice.
 const ROWS_PER_SLICE: usize = 256;
@@ -21,6 +21,8 @@ const BYTES_PER_SLICE: usize = 256 << 10;
 const PAGES_PER_SLICE: usize = 64;
 /// Tail pages moved down in one commit.
 const SHRINK_PAGES: usize = 1024;
+/// The file shrinks by itself once more than one part in this many is free.
+const FREE_PART: u64 = 4;
 /// After the disk was full the next try comes after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
 
@@ -52,8 +54,8 @@ pub enum Step {
     Idle,
     /// A commit is durable.
     Done {
-        /// The applied index in the tree.
-        applied_index: u64,
+        /// What the tree has applied.
+        applied: MetaUser,
         /// How long it took.
         took_ns: u64,
     },
@@ -181,15 +183,16 @@ impl Committer {
     }
 
     fn start(&mut self, store: &Store, persisted: u64, now_ns: u64) -> Result<(), Fault> {
-        let due = now_ns >= self.next_ns && (store.buffered_bytes() > 0 || self.shrinking);
+        let due = now_ns >= self.next_ns && (store.buffered_bytes() > 0 || self.wants_shrinking());
         if !(due || self.hurry || store.buffered_bytes() >= self.policy.bytes_max) {
             self.next_ns = self.next_ns.max(now_ns);
             return Ok(());
         }
         let Some(batch) = store.take_commit(self.policy.bytes_max, persisted) else {
-            if self.shrinking {
+            if self.wants_shrinking() {
                 self.begin_shrink(now_ns)?;
             }
+            self.finish_shrinking();
             self.next_ns = now_ns + self.policy.interval_ns;
             return Ok(());
         };
@@ -225,11 +228,24 @@ impl Committer {
         Ok(())
     }
 
+    /// Moves part of the tail down when asked to, and by itself once a good part of the file is free.
     fn shrink(&mut self) -> Result<(), Fault> {
-        if self.shrinking && self.tree.shrink_step(SHRINK_PAGES)? == 0 {
-            self.shrinking = false;
+        if self.wants_shrinking() {
+            self.tree.shrink_step(SHRINK_PAGES)?;
         }
         Ok(())
+    }
+
+    fn wants_shrinking(&self) -> bool {
+        let free_bytes = self.tree.size_bytes() - self.tree.in_use_bytes();
+        self.tree.shrinkable_pages() > 0 && (self.shrinking || free_bytes * FREE_PART > self.tree.size_bytes())
+    }
+
+    /// Ends a shrink that was asked for, once there is nothing left to cut.
+    fn finish_shrinking(&mut self) {
+        if self.shrinking && self.tree.shrinkable_pages() == 0 {
+            self.shrinking = false;
+        }
     }
 
     fn seal(&mut self) -> Result<(), Fault> {
@@ -270,15 +286,16 @@ impl Committer {
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
-        let applied_index = root.user().applied_index;
-        let base = Arc::new(TreeBase::new(root));
+        let applied = root.user().clone();
+        let base: Arc<dyn Base> = root;
         match batch {
             Some(batch) => store.on_committed(base, &batch),
             None => store.on_root(base),
         }
+        self.finish_shrinking();
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {
-            applied_index,
+            applied,
             took_ns: now_ns.saturating_sub(since_ns),
         })
     }

@@ -62,6 +62,7 @@ pub enum Request {
 
 /// One input of the member.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event is moved once and then taken apart")]
 pub enum Event {
     /// A request of a shard.
     Request {

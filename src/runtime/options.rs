@@ -20,8 +20,8 @@ const COMMIT_BYTES: usize = 16 << 20;
 const BUFFERED_BYTES_MAX: usize = 64 << 20;
 /// Address space for the tree. Units: bytes.
 const TREE_RESERVE_BYTES: u64 = 1 << 40;
-/// The tree's file grows in steps of this size. Units: bytes. Source: ondisk table, bbolt growth.
-const TREE_GROWTH_BYTES: u64 = 16 << 20;
+/// The tree's file grows, and shrinks, in steps of this size. Units: bytes.
+const TREE_GROWTH_BYTES: u64 = 1 << 20;
 
 /// Options of the member.
 pub fn member(config: &Config, seed: u64) -> MemberOptions {

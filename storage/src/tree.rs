@@ -256,6 +256,15 @@ impl Tree {
         }
     }
 
+    /// Closes the file. Roots that are still held stay readable.
+    ///
+    /// Errors: [`TreeError::Io`]. Panics when an operation is in flight.
+    pub fn close(self, disk: &mut dyn Disk) -> Result<(), TreeError> {
+        assert!(self.in_flight.is_empty(), "a tree is closed between commits");
+        disk.call(Op::Close(self.file))?;
+        Ok(())
+    }
+
     /// Where the used part of the file ends. Units: bytes.
     pub fn size_bytes(&self) -> u64 {
         self.space.end_page() * self.shared.page_size as u64

@@ -257,7 +257,8 @@ struct Appended {
     hard_state: HardState,
     /// A commit index that waits for the next batch.
     lazy: Option<HardState>,
-    last_index: u64,
+    /// Index of the last entry; unknown when the log was opened without any.
+    last_index: Option<u64>,
     /// What the submitted batches come to: an opener repeats it.
     submitted_hard_state: HardState,
     submitted_marker: Option<Bytes>,
@@ -348,18 +349,19 @@ impl Wal {
             body.len()
         );
         self.queue.put_marker(body.into());
-        self.appended.last_index = self.appended.last_index.max(marker.index);
+        self.appended.last_index = self.appended.last_index.max(Some(marker.index));
     }
 
     fn append_entry(&mut self, entry: &Entry) {
-        let last = self.appended.last_index;
-        assert!(
-            entry.index <= last + 1,
-            "entry {} leaves a gap behind {last}",
-            entry.index
-        );
+        if let Some(last) = self.appended.last_index {
+            assert!(
+                entry.index <= last + 1,
+                "entry {} leaves a gap behind {last}",
+                entry.index
+            );
+        }
         self.queue.put_entry(entry);
-        self.appended.last_index = entry.index;
+        self.appended.last_index = Some(entry.index);
     }
 
     /// Submits what may go: batches up to the bound in flight, and the making of a spare segment.

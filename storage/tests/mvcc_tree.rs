@@ -248,6 +248,7 @@ fn turn(store: &Store, revision: i64, after: &[u8]) -> Result<Option<Vec<u8>>, S
         limit: 0,
         count_only: false,
         after: Some(after),
+        ..RangeQuery::default()
     };
     Ok(view.range(&query)?.next()?.map(|item| item.key.to_vec()))
 }

@@ -117,10 +117,13 @@ impl Run {
                 self.next_revision.to_be_bytes().to_vec(),
             ),
             _ if self.oldest_revision + 500 < self.next_revision => {
-                // Compaction keeps the newest revision of each key: one in eight stays for long.
+                // Compaction keeps the newest revision of each key: one in eight stays for a while.
                 for _ in 0..6 {
                     if !self.oldest_revision.is_multiple_of(8) || self.rng.below(4) == 0 {
                         self.delete(1, key(self.oldest_revision));
+                    }
+                    if let Some(kept) = self.oldest_revision.checked_sub(2000) {
+                        self.delete(1, key(kept));
                     }
                     self.oldest_revision += 1;
                 }

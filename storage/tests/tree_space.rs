@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use storage::{
-    io::{SimDisk, sim::Rng},
+    io::{SimDisk, StdDisk, sim::Rng},
     tree::{Root, Tree},
 };
 
@@ -237,4 +237,51 @@ fn deleting_in_any_order_leaves_no_thin_tree_behind() {
     let root = bench.commit();
     assert_eq!((root.count(0), root.buckets().count()), (0, 0));
     assert_eq!(bench.tree.check(&root).expect("the tree is whole").reachable_pages, 0);
+}
+
+#[test]
+fn a_real_file_grows_shrinks_and_opens_again_under_its_readers() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut disk = StdDisk::new(dir.path()).expect("a disk on it");
+    let options = small_options(4096);
+    let mut tree = Tree::open(&mut disk, options.clone()).expect("a new tree opens");
+    let mut model = Model::new();
+    for first in (0..4000u32).step_by(500) {
+        tree.begin(user(u64::from(first))).expect("a commit opens");
+        for number in first..first + 500 {
+            let value = vec![number as u8; 200 + (number % 7 == 0) as usize * 9000];
+            tree.put(1, &number.to_be_bytes(), Bytes::from(value.clone()))
+                .expect("puts work");
+            model.insert((1, number.to_be_bytes().to_vec()), value);
+        }
+        tree.commit_blocking(&mut disk).expect("commits work");
+    }
+    let (old, then, full) = (tree.root(), model.clone(), tree.file_bytes());
+    tree.begin(user(1)).expect("a commit opens");
+    for number in 100..4000u32 {
+        tree.delete(1, &number.to_be_bytes()).expect("deletes work");
+        model.remove(&(1, number.to_be_bytes().to_vec()));
+    }
+    tree.commit_blocking(&mut disk).expect("commits work");
+    assert_same(&old, &then, "the held root");
+    drop(old);
+    for _ in 0..60 {
+        tree.begin(user(2)).expect("a commit opens");
+        tree.shrink_step(16).expect("shrinking works");
+        tree.commit_blocking(&mut disk).expect("commits work");
+    }
+    let shrunk = tree.file_bytes();
+    assert!(shrunk < full / 4, "from {full} to {shrunk} bytes");
+    assert_eq!(
+        std::fs::metadata(dir.path().join("tree"))
+            .expect("the file is there")
+            .len(),
+        shrunk
+    );
+    let last = tree.root();
+    tree.close(&mut disk).expect("the file closes");
+    assert_same(&last, &model, "a root of the closed tree");
+    let tree = Tree::open(&mut disk, options).expect("the tree opens again");
+    assert_same(&tree.root(), &model, "after opening again");
+    tree.check(&tree.root()).expect("the tree is whole");
 }

@@ -1,8 +1,8 @@
 //! One connection, either role: the state all frames act on.
 //!
-//! `receive` takes bytes and calls the [`Handler`] for what they mean; the `send_*` methods append frames to one output buffer,
-//! or to the queue of the stream where a window or the size of the output is in the way. [`recv`] is the first half, [`send`]
-//! the second, [`life`] pings, time and the end of the connection.
+//! `receive` takes bytes and calls the [`Handler`] for what they mean; the `send_*` methods append frames to one output
+//! buffer, or to the queue of the stream where a window or the size of the output is in the way. [`recv`] is the first
+//! half, [`send`] the second, [`life`] pings, time and the end of the connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,6 +94,9 @@ pub(crate) struct Connection<S> {
     closed_here: VecDeque<u32>,
 
     recv_window: i64,
+    /// The window new streams of the peer have: the default or ours, whichever is larger, until the peer has taken our
+    /// SETTINGS.
+    stream_window: i64,
     credit: u32,
 
     encoder: Encoder,
@@ -119,7 +122,10 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: Default> Connection<S> {
-    pub(crate) fn new(role: Role, limits: Limits, now_ns: u64) -> Connection<S> {
+    pub(crate) fn new(role: Role, mut limits: Limits, now_ns: u64) -> Connection<S> {
+        const WINDOW_MAX: u32 = (1 << 31) - 1;
+        limits.stream_window_bytes = limits.stream_window_bytes.clamp(1, WINDOW_MAX);
+        limits.connection_window_bytes = limits.connection_window_bytes.clamp(DEFAULT_WINDOW_BYTES, WINDOW_MAX);
         let budget = |allowance| Budget::new(allowance, now_ns);
         let mut conn = Connection {
             role,
@@ -137,7 +143,8 @@ impl<S: Default> Connection<S> {
             streams: Streams::new(),
             stream_mark: if role == Role::Server { 0 } else { 1 },
             closed_here: VecDeque::new(),
-            recv_window: limits::CONNECTION_WINDOW_BYTES as i64,
+            recv_window: limits.connection_window_bytes as i64,
+            stream_window: limits.stream_window_bytes.max(DEFAULT_WINDOW_BYTES) as i64,
             credit: 0,
             encoder: Encoder::new(),
             send_window: DEFAULT_WINDOW_BYTES as i64,
@@ -164,7 +171,7 @@ impl<S: Default> Connection<S> {
     /// Preface, SETTINGS, and the window of the connection, which SETTINGS cannot change.
     fn say_hello(&mut self) {
         let mut settings = vec![
-            (frame::SETTING_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW_BYTES),
+            (frame::SETTING_INITIAL_WINDOW_SIZE, self.limits.stream_window_bytes),
             (frame::SETTING_MAX_HEADER_LIST_SIZE, limits::HEADER_LIST_BYTES_MAX),
         ];
         match self.role {
@@ -178,8 +185,10 @@ impl<S: Default> Connection<S> {
             Role::Server => {}
         }
         frame::put_settings(&settings, &mut self.out);
-        let increment = limits::CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES;
-        frame::put_number(frame::WINDOW_UPDATE, 0, increment, &mut self.out);
+        let increment = self.limits.connection_window_bytes - DEFAULT_WINDOW_BYTES;
+        if increment > 0 {
+            frame::put_number(frame::WINDOW_UPDATE, 0, increment, &mut self.out);
+        }
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -4,10 +4,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-/// What a client sends first.
+/// What a client sends first; by it HTTP/2 is told from HTTP/1.1 on one port.
 ///
 /// Source: RFC 9113 section 3.4.
-pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Octets of the head of a frame.
 pub(crate) const HEAD_BYTES: usize = 9;

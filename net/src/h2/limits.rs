@@ -7,9 +7,18 @@ pub struct Limits {
     ///
     /// Units: bytes. Source: etcd's `--max-request-bytes` + 512 KiB.
     pub message_bytes_max: u32,
-    /// Streams a peer may have open, as told in SETTINGS; `u32::MAX` says nothing, as grpc-go does. The real bound is the
-    /// smaller of this and [`STREAMS_OPEN_MAX`].
+    /// Streams a peer may have open, as told in SETTINGS; `u32::MAX` says nothing, as grpc-go does. The real bound is
+    /// the smaller of this and [`STREAMS_OPEN_MAX`].
     pub streams_max: u32,
+    /// What a peer may send on one stream before it is credited.
+    ///
+    /// Units: bytes.
+    pub stream_window_bytes: u32,
+    /// What a peer may send on all streams together before it is credited; at least 65,535. Bounds the messages that
+    /// wait to be taken.
+    ///
+    /// Units: bytes.
+    pub connection_window_bytes: u32,
     /// A client's pings may not come faster than this.
     ///
     /// Units: nanoseconds. Source: etcd's `--grpc-keepalive-min-time`.
@@ -37,6 +46,8 @@ impl Default for Limits {
         Limits {
             message_bytes_max: 1_572_864 + 524_288,
             streams_max: u32::MAX,
+            stream_window_bytes: STREAM_WINDOW_BYTES,
+            connection_window_bytes: CONNECTION_WINDOW_BYTES,
             ping_interval_min_ns: 5 * SECOND_NS,
             ping_without_stream: false,
             keepalive_interval_ns: 2 * 3600 * SECOND_NS,
@@ -47,12 +58,10 @@ impl Default for Limits {
     }
 }
 
-/// What a peer may send on one stream before it is credited.
-///
-/// Source: RFC 9113 section 6.9; holds most etcd requests whole.
+/// Default of [`Limits::stream_window_bytes`]: holds most etcd requests whole.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// What a peer may send on all streams together before it is credited. Bounds the messages that wait to be taken.
+/// Default of [`Limits::connection_window_bytes`].
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Largest decoded header list, by the measure of RFC 9113 section 6.5.2. Against header bombs (CVE-2016-6581).
@@ -139,6 +148,9 @@ pub const SHUTDOWN_GRACE_NS: u64 = 5 * SECOND_NS;
 
 /// Pending output above which queued DATA stays in its queue; one write of a socket takes about that much.
 pub(crate) const OUTPUT_TARGET_BYTES: usize = 256 * 1024;
+
+/// An empty queue is given back beyond this many places, so that a burst does not pin its memory.
+pub(crate) const QUEUE_KEEP: usize = 1024;
 
 /// An allowance of events: a bucket of `burst` that refills by `per_second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,14 +79,14 @@ impl RawNode {
         }
     }
 
-    /// Commits what a quorum holds, if its last entry is of this term; says whether the commit index moved.
+    /// Commits what a quorum holds, if its last entry is of this term.
     ///
     /// Source: Raft paper, section 5.4.2: an older entry on a quorum may still be replaced.
-    pub(super) fn maybe_commit(&mut self) -> bool {
+    pub(super) fn maybe_commit(&mut self) {
         let before = self.log.committed();
         let index = self.tracker.committed_index();
         if index <= before || !self.log.matches(index, self.term) {
-            return false;
+            return;
         }
         let first_in_term = !self.log.matches(before, self.term);
         let bytes: u64 = self
@@ -100,7 +100,6 @@ impl RawNode {
         if first_in_term {
             self.admit_waiting_reads();
         }
-        true
     }
 
     /// Answers to a leader, from members of the configuration.
@@ -270,7 +269,9 @@ impl RawNode {
             .tracker
             .get_mut(to)
             .expect("snapshots go to members of the configuration");
-        if !progress.recent_active {
+        // Without voters it is only the start of the log after a boot, and the member has not named a snapshot yet.
+        let nameless = self.offered.conf_state.voters.is_empty();
+        if nameless || !progress.recent_active {
             // Nobody there to take it: a stream would only keep the snapshot from being released.
             return false;
         }
@@ -333,7 +334,6 @@ impl RawNode {
             return Ok(());
         };
         progress.recent_active = true;
-        let was_paused = progress.is_paused();
         let news = progress.maybe_update(message.index);
         let probe_answered = progress.matched == message.index && progress.state == ProgressState::Probe;
         if !news && !probe_answered {
@@ -347,9 +347,7 @@ impl RawNode {
             ProgressState::Replicate => progress.inflights.free_to(message.index),
         }
         let caught_up = progress.matched == last;
-        if !self.maybe_commit() && was_paused {
-            self.send_append(from, true);
-        }
+        self.maybe_commit();
         if !self.append_due {
             while self.send_append(from, false) {}
         }

@@ -201,10 +201,10 @@ impl Member {
         self.state.index = entry.index;
         self.state.term = entry.term;
         self.state.hash = next_hash(self.state.hash, entry);
-        if let Some(change) = entry.conf_change().expect("the log holds decodable changes") {
-            if let Ok(conf_state) = self.raw.apply_conf_change(&change) {
-                self.state.conf_state = conf_state;
-            }
+        if let Some(change) = entry.conf_change().expect("the log holds decodable changes")
+            && let Ok(conf_state) = self.raw.apply_conf_change(&change)
+        {
+            self.state.conf_state = conf_state;
         }
         self.history.push_back(self.state.clone());
         self.raw.on_applied(entry.index);

@@ -278,10 +278,25 @@ const CHUNK: usize = 64;
 /// Sealed blocks in order. A clone costs one reference count, an append at most a chunk and a list of chunks.
 #[derive(Clone, Default)]
 pub(super) struct BlockList {
+    /// Changes up to this revision are in the tree, later ones here.
+    floor: i64,
     chunks: Arc<Vec<Arc<Vec<Arc<Block>>>>>,
 }
 
 impl BlockList {
+    /// An empty list over a tree that has everything up to `floor`.
+    pub fn over(floor: i64) -> BlockList {
+        BlockList {
+            floor,
+            ..BlockList::default()
+        }
+    }
+
+    /// Whether a change of main revision `main` would be here and not in the tree.
+    pub fn holds(&self, main: i64) -> bool {
+        main > self.floor
+    }
+
     pub fn push(&mut self, block: Arc<Block>) {
         let chunks = Arc::make_mut(&mut self.chunks);
         match chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
@@ -304,11 +319,6 @@ impl BlockList {
             .skip_while(move |block| block.last < main)
     }
 
-    /// First main revision changed in the list.
-    pub fn first_main(&self) -> Option<i64> {
-        self.iter().find_map(|block| block.first_revision())
-    }
-
     pub fn find(&self, revision: Revision) -> Option<Change<'_>> {
         let main = revision.main;
         let at = self
@@ -322,7 +332,8 @@ impl BlockList {
 
     /// Drops the blocks up to `sequence`.
     pub fn drop_through(&mut self, sequence: u64) {
-        let mut kept = BlockList::default();
+        let dropped = self.iter().take_while(|block| block.sequence <= sequence).last();
+        let mut kept = BlockList::over(dropped.map_or(self.floor, |block| block.last));
         for block in self.iter().filter(|block| block.sequence > sequence) {
             kept.push(block.clone());
         }

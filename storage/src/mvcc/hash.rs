@@ -4,7 +4,7 @@
 //! has removed or will remove, so that members agree whatever their compaction has got to.
 //! Source: etcd `kvHasher`, `unsafeHashByRev`, since 3.5.16.
 
-use super::{Interval, Kv, Revision, RowKey, RowName, StoreError, StoreView, restore::bad_row};
+use super::{Interval, Kv, Revision, RowKey, RowName, StoreError, StoreView, index::Moment, restore::bad_row};
 use crate::buckets::{Bucket, meta};
 
 /// The answer of `HashKV`.
@@ -30,7 +30,11 @@ pub struct HashKv {
 
 impl HashKv {
     pub(super) fn new(view: StoreView, revision: i64) -> HashKv {
-        let keeps_any = view.index.range(Interval::all(), revision, None).next().is_some();
+        let keeps_any = view
+            .index
+            .range(Interval::all(), Moment::after(revision), None)
+            .next()
+            .is_some();
         HashKv {
             view,
             revision,
@@ -84,7 +88,7 @@ impl HashKv {
     }
 
     fn kept(&self, key: &[u8]) -> Option<Revision> {
-        Some(self.view.index.get(key, self.revision)?.rev.revision())
+        Some(self.view.index.get(key, Moment::after(self.revision))?.rev.revision())
     }
 }
 

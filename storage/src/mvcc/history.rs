@@ -53,8 +53,7 @@ pub(super) fn collect<'v>(
         items: max_items.max(1),
         bytes: max_bytes.max(1),
     };
-    let buffered = view.buffer.first_main().unwrap_or(i64::MAX);
-    if from < buffered && !from_tree(view, from, &mut collector)? {
+    if !view.buffer.holds(from) && !from_tree(view, from, &mut collector)? {
         return Ok(collector.main + 1);
     }
     for block in view.buffer.iter_from(from) {

@@ -38,6 +38,30 @@ pub struct Entry {
     older: Chain,
 }
 
+/// A point in the order of changes: behind those of `main` whose sub is below `sub_end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    pub main: i64,
+    pub sub_end: u32,
+}
+
+impl Moment {
+    /// Behind every change.
+    pub const END: Moment = Moment::after(i64::MAX);
+
+    /// Behind every change of `main`.
+    pub const fn after(main: i64) -> Moment {
+        Moment {
+            main,
+            sub_end: u32::MAX,
+        }
+    }
+
+    fn sees(self, rev: Rev) -> bool {
+        rev.main < self.main || (rev.main == self.main && rev.revision().sub < self.sub_end)
+    }
+}
+
 /// A key as a range at some revision finds it.
 #[derive(Clone, Copy)]
 pub struct Found<'m> {
@@ -68,9 +92,9 @@ impl Entry {
         })
     }
 
-    fn at(&self, main: i64) -> Option<Found<'_>> {
-        let newest = self.head.main <= main;
-        let rev = if newest { self.head } else { self.older.last_at(main)? };
+    fn at(&self, moment: Moment) -> Option<Found<'_>> {
+        let newest = moment.sees(self.head);
+        let rev = if newest { self.head } else { self.older_at(moment)? };
         let head = if newest { self.info() } else { None };
         (!rev.is_tombstone()).then_some(Found {
             key: self.key.as_slice(),
@@ -79,19 +103,14 @@ impl Entry {
         })
     }
 
-    /// The key as it was just before the change `bound`. A key changes at most once in a transaction.
-    fn before(&self, bound: Revision) -> Option<Found<'_>> {
-        let rev = if self.head.main <= bound.main {
-            self.head
+    fn older_at(&self, moment: Moment) -> Option<Rev> {
+        let last = self.older.last_at(moment.main)?;
+        // A transaction changes a key once, so the change before the last is of an earlier main revision.
+        if moment.sees(last) {
+            Some(last)
         } else {
-            self.older.last_at(bound.main)?
-        };
-        let main = if rev.revision() < bound {
-            bound.main
-        } else {
-            bound.main - 1
-        };
-        self.at(main)
+            self.older.last_at(moment.main - 1)
+        }
     }
 
     fn replace_head(&mut self, head: Rev) {
@@ -127,41 +146,23 @@ pub enum FoundIter<'m> {
     Many {
         entries: Iter<'m, Entry>,
         interval: Interval<'m>,
-        at: At,
+        moment: Moment,
         after: Option<&'m [u8]>,
     },
-}
-
-/// Which state of the keys is read.
-#[derive(Clone, Copy, Debug)]
-pub enum At {
-    /// After every change of this main revision.
-    Main(i64),
-    /// Just before this change.
-    Before(Revision),
-}
-
-impl At {
-    fn of(self, entry: &Entry) -> Option<Found<'_>> {
-        match self {
-            At::Main(main) => entry.at(main),
-            At::Before(bound) => entry.before(bound),
-        }
-    }
 }
 
 impl<'m> Iterator for FoundIter<'m> {
     type Item = Found<'m>;
 
     fn next(&mut self) -> Option<Found<'m>> {
-        let (entries, interval, at, after) = match self {
+        let (entries, interval, moment, after) = match self {
             FoundIter::One(found) => return found.take(),
             FoundIter::Many {
                 entries,
                 interval,
-                at,
+                moment,
                 after,
-            } => (entries, interval, *at, after),
+            } => (entries, interval, *moment, after),
         };
         loop {
             let entry = entries.next()?;
@@ -173,7 +174,7 @@ impl<'m> Iterator for FoundIter<'m> {
             if after.take_if(|after| key <= *after).is_some() {
                 continue;
             }
-            if let Some(found) = at.of(entry) {
+            if let Some(found) = entry.at(moment) {
                 return Some(found);
             }
         }
@@ -278,27 +279,26 @@ impl Index {
         self.map.get(key)?.info()
     }
 
-    /// The key as of main revision `main`.
-    pub fn get(&self, key: &[u8], main: i64) -> Option<Found<'_>> {
-        self.map.get(key)?.at(main)
+    /// The key at a moment.
+    pub fn get(&self, key: &[u8], moment: Moment) -> Option<Found<'_>> {
+        self.map.get(key)?.at(moment)
     }
 
-    /// The keys of an interval that exist at `main`, in order, from behind `after` if given.
-    pub fn range<'m>(&'m self, interval: Interval<'m>, main: i64, after: Option<&'m [u8]>) -> FoundIter<'m> {
-        self.range_at(interval, At::Main(main), after)
-    }
-
-    /// The keys of an interval in the state `at`, in order, from behind `after` if given.
-    pub fn range_at<'m>(&'m self, interval: Interval<'m>, at: At, after: Option<&'m [u8]>) -> FoundIter<'m> {
+    /// The keys of an interval that exist at a moment, in order, from behind `after` if given.
+    pub fn range<'m>(&'m self, interval: Interval<'m>, moment: Moment, after: Option<&'m [u8]>) -> FoundIter<'m> {
         if interval.range_end.is_empty() {
-            let entry = self.map.get(interval.key).filter(|_| after.is_none());
-            return FoundIter::One(entry.and_then(|entry| at.of(entry)));
+            let found = if after.is_some() {
+                None
+            } else {
+                self.get(interval.key, moment)
+            };
+            return FoundIter::One(found);
         }
         let from = after.map_or(interval.key, |after| after.max(interval.key));
         FoundIter::Many {
             entries: self.map.iter_from(from),
             interval,
-            at,
+            moment,
             after,
         }
     }

@@ -353,6 +353,7 @@ impl World {
         for _ in 0..5 {
             self.check_range(view, model);
         }
+        self.check_moment(view, model);
         self.check_history(view, model);
         self.check_hash(view, model);
     }
@@ -372,6 +373,7 @@ impl World {
             limit,
             count_only,
             after: None,
+            ..RangeQuery::default()
         };
         let cursor = match view.range(&query) {
             Ok(cursor) => cursor,
@@ -410,6 +412,34 @@ impl World {
         self.check_items(view, query, cursor, &all[..returned]);
         let wanted = model.state(at).get(&key).map(|pair| pair.encoded(&key));
         assert_eq!(view.kv_at(&key, at).unwrap().map(<[u8]>::to_vec), wanted);
+    }
+
+    /// A range as some transaction saw it between two of its changes.
+    fn check_moment(&mut self, view: &StoreView, model: &Model) {
+        let main = view.removed_revision().max(1) + 1 + self.rng.below(model.revision as u64 + 1) as i64;
+        let (main, sub_end) = (main.min(model.revision + 1), self.rng.below(4) as u32);
+        if main > model.revision && sub_end > 0 {
+            return;
+        }
+        let mut then = model.clone();
+        then.log.retain(|change| change.revision < Revision::new(main, sub_end));
+        let interval = Interval::all();
+        let query = RangeQuery {
+            interval,
+            revision: main,
+            sub_end: Some(sub_end),
+            ..RangeQuery::default()
+        };
+        let mut cursor = view.range(&query).unwrap();
+        let wanted = then.state(i64::MAX);
+        assert_eq!(cursor.measure(false).unwrap().count, wanted.len() as u64);
+        for (key, pair) in wanted {
+            assert_eq!(
+                cursor.next().unwrap().map(|item| item.encoded.to_vec()),
+                Some(pair.encoded(&key))
+            );
+        }
+        assert!(cursor.next().unwrap().is_none());
     }
 
     /// Reads a range, sometimes in two turns.

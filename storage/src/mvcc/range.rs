@@ -2,13 +2,13 @@
 
 use super::{
     Kv, Revision, RowKey, StoreError, StoreView, framed_len,
-    index::{At, Found, FoundIter},
+    index::{Found, FoundIter, Moment},
     restore::bad_row,
 };
 use crate::buckets::Bucket;
 
 /// The keys a request speaks of, in etcd's convention.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interval<'a> {
     /// The key, or the first key.
     pub key: &'a [u8],
@@ -41,7 +41,7 @@ impl<'a> Interval<'a> {
 }
 
 /// What to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RangeQuery<'a> {
     /// Which keys.
     pub interval: Interval<'a>,
@@ -51,9 +51,15 @@ pub struct RangeQuery<'a> {
     pub limit: i64,
     /// Only count.
     pub count_only: bool,
-    /// Go on behind this key on a newer view; `revision` must then be the one the range began with, and only physical
-    /// removal refuses it (hold a [`Pin`](super::Pin)).
+    /// Go on behind this key on a newer view; `revision` must then be the one the range began with.
     pub after: Option<&'a [u8]>,
+    /// See only those changes of `revision` whose sub is below this: a range inside a transaction that had made so many
+    /// changes before it ([`WriteTxn::next_revision`](super::WriteTxn::next_revision)). With 0 `revision` itself need
+    /// not exist.
+    pub sub_end: Option<u32>,
+    /// The revision was good when the range began or was applied, so that only physical removal refuses it. A range
+    /// that goes on (`after`) or stands inside a transaction (`sub_end`) is admitted without saying so.
+    pub admitted: bool,
 }
 
 impl RangeQuery<'_> {
@@ -103,24 +109,18 @@ impl<'v> RangeItem<'v> {
 pub struct RangeCursor<'v> {
     view: &'v StoreView,
     query: RangeQuery<'v>,
-    revision: i64,
-    at: At,
+    moment: Moment,
     keys: FoundIter<'v>,
     left: u64,
 }
 
 impl<'v> RangeCursor<'v> {
-    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, at: At) -> RangeCursor<'v> {
-        let keys = view.index.range_at(query.interval, at, query.after);
-        let revision = match at {
-            At::Main(main) => main,
-            At::Before(bound) => bound.main,
-        };
+    pub(super) fn new(view: &'v StoreView, query: RangeQuery<'v>, moment: Moment) -> RangeCursor<'v> {
+        let keys = view.index.range(query.interval, moment, query.after);
         RangeCursor {
             view,
             query,
-            revision,
-            at,
+            moment,
             keys,
             left: query.limit(),
         }
@@ -128,7 +128,7 @@ impl<'v> RangeCursor<'v> {
 
     /// The revision it reads at.
     pub fn revision(&self) -> i64 {
-        self.revision
+        self.moment.main
     }
 
     /// Measures the whole answer without touching stored bytes (with `keys_only`, of pairs without values: bytes of
@@ -140,7 +140,7 @@ impl<'v> RangeCursor<'v> {
             ..RangeSize::default()
         };
         let limit = usize::try_from(self.query.limit()).unwrap_or(usize::MAX);
-        for found in self.view.index.range_at(interval, self.at, after).take(limit) {
+        for found in self.view.index.range(interval, self.moment, after).take(limit) {
             let len = if keys_only {
                 self.keys_only_len(&found)?
             } else {
@@ -155,21 +155,17 @@ impl<'v> RangeCursor<'v> {
 
     /// Keys of the interval, ignoring the limit (and `after`). O(log n) at the current revision, else a walk.
     pub fn count(&self) -> u64 {
-        match self.at {
-            At::Main(main) => self.view.count_at(self.query.interval, main),
-            at => self.view.index.range_at(self.query.interval, at, None).count() as u64,
-        }
+        self.view.count_at(self.query.interval, self.moment)
     }
 
-    /// Whether the interval has at most `max` keys; looks at no more than that.
+    /// Whether the interval has at most `max` keys; away from the current revision it looks at no more than that.
     pub fn count_at_most(&self, max: u64) -> bool {
-        if matches!(self.at, At::Main(main) if main == self.view.revision()) {
+        if self.moment == Moment::after(self.view.revision()) {
             return self.count() <= max;
         }
-        let walk = self.view.index.range_at(self.query.interval, self.at, None);
-        walk.take(usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1))
-            .count() as u64
-            <= max
+        let walk = self.view.index.range(self.query.interval, self.moment, None);
+        let most = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
+        walk.take(most).count() as u64 <= max
     }
 
     /// The next key, nothing at the end or at the limit.

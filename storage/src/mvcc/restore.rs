@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{AppliedState, Base, Kv, Revision, RowKey, Store, StoreError, compact::Compaction, revision::PUT_LEN};
+use super::{
+    AppliedState, Base, Kv, Revision, RowKey, Store, StoreError, block::BlockList, compact::Compaction,
+    revision::PUT_LEN,
+};
 use crate::buckets::{Bucket, meta};
 
 impl Store {
@@ -18,10 +21,12 @@ impl Store {
         while let Some((key, value)) = rows.next()? {
             last = store.restore_row(last, key, value)?;
         }
-        store.removed_revision = finished.unwrap_or(-1);
         store.compact_revision = scheduled.max(finished).unwrap_or(-1);
+        // A compaction that has not finished may have removed anything below it.
+        store.removed_revision = store.compact_revision;
         store.revision = last.main.max(store.compact_revision).max(1);
-        if store.compact_revision > store.removed_revision {
+        store.buffer = BlockList::over(store.revision);
+        if store.compact_revision > finished.unwrap_or(-1) {
             store.compaction = Some(Compaction::new(store.compact_revision));
         }
         Ok(store)

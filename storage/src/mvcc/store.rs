@@ -69,7 +69,7 @@ impl Store {
         Store {
             index: Index::default(),
             base,
-            buffer: BlockList::default(),
+            buffer: BlockList::over(1),
             overlay: Overlay::default(),
             open: OpenBlock::default(),
             revision: 1,
@@ -221,7 +221,7 @@ pub(super) fn find_kv<'a>(
     base: &'a dyn Base,
     revision: Revision,
 ) -> Result<Option<&'a [u8]>, StoreError> {
-    if buffer.first_main().is_some_and(|first| first <= revision.main) {
+    if buffer.holds(revision.main) {
         return Ok(buffer.find(revision).map(|change| change.encoded));
     }
     Ok(base.get(Bucket::Key, RowKey::new(revision, false).as_slice())?)

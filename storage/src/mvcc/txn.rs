@@ -1,7 +1,10 @@
 //! Write transactions.
 
 use super::{
-    Interval, Key, KeyInfo, Kv, Revision, Store, StoreError, block::RawChange, index::Found, revision::PUT_LEN,
+    Interval, Key, KeyInfo, Kv, Revision, Store, StoreError,
+    block::RawChange,
+    index::{Found, Moment},
+    revision::PUT_LEN,
 };
 
 /// One transaction on the store: everything it changes gets the same main revision.
@@ -71,7 +74,7 @@ impl<'s> WriteTxn<'s> {
 
     /// Deletes the keys of an interval; the deleted ones in key order.
     pub fn delete_range(&mut self, interval: Interval<'_>) -> Vec<Deleted> {
-        let found = self.store.index.range(interval, i64::MAX, None);
+        let found = self.store.index.range(interval, Moment::END, None);
         let deleted: Vec<_> = found
             .filter_map(|Found { key, head, .. }| {
                 head.map(|prev| Deleted {
@@ -112,7 +115,7 @@ impl<'s> WriteTxn<'s> {
 
     /// The existing keys of an interval in key order, own writes included.
     pub fn range<'a>(&'a self, interval: Interval<'a>) -> impl Iterator<Item = (&'a [u8], KeyInfo)> {
-        let found = self.store.index.range(interval, i64::MAX, None);
+        let found = self.store.index.range(interval, Moment::END, None);
         found.filter_map(|Found { key, head, .. }| head.map(|info| (key, info)))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     AppliedState, Base, HashAll, HashKv, HistoryItem, Interval, RangeCursor, RangeQuery, Revision, StoreError,
     block::BlockList,
-    index::{At, Index},
+    index::{Index, Moment},
     overlay::Overlay,
     scan::ViewRows,
     store::find_kv,
@@ -50,17 +50,21 @@ impl StoreView {
     ///
     /// Errors: [`StoreError::Compacted`], [`StoreError::FutureRevision`].
     pub fn range<'v>(&'v self, query: &RangeQuery<'v>) -> Result<RangeCursor<'v>, StoreError> {
-        let revision = match query.after {
-            Some(_) => self.check(query.revision, self.removed_revision)?,
-            None => self.check(query.revision, self.compact_revision)?,
+        let admitted = query.admitted || query.after.is_some() || query.sub_end.is_some();
+        let oldest = if admitted {
+            self.removed_revision
+        } else {
+            self.compact_revision
         };
-        Ok(RangeCursor::new(self, *query, At::Main(revision)))
-    }
-
-    /// Opens a range read of the state just before the change `bound`, as a transaction sees it there; the query's
-    /// revision is not looked at.
-    pub fn range_before<'v>(&'v self, query: &RangeQuery<'v>, bound: Revision) -> RangeCursor<'v> {
-        RangeCursor::new(self, *query, At::Before(bound))
+        let moment = match query.sub_end {
+            Some(0) => Moment::after(self.check((query.revision - 1).max(1), oldest)?),
+            Some(sub_end) => Moment {
+                main: self.check(query.revision, oldest)?,
+                sub_end,
+            },
+            None => Moment::after(self.check(query.revision, oldest)?),
+        };
+        Ok(RangeCursor::new(self, *query, moment))
     }
 
     /// Whether a read at `revision` (0 or less: now) is possible.
@@ -73,7 +77,7 @@ impl StoreView {
     /// Number of keys of an interval that exist at `revision` (0 or less: now). O(log n) at the current revision.
     pub fn count(&self, interval: Interval<'_>, revision: i64) -> Result<u64, StoreError> {
         let revision = self.check(revision, self.compact_revision)?;
-        Ok(self.count_at(interval, revision))
+        Ok(self.count_at(interval, Moment::after(revision)))
     }
 
     /// The encoded `mvccpb.KeyValue` of one put; nothing if it was compacted away.
@@ -87,7 +91,7 @@ impl StoreView {
         if revision < self.compact_revision || revision > self.revision {
             return Ok(None);
         }
-        match self.index.get(key, revision) {
+        match self.index.get(key, Moment::after(revision)) {
             Some(found) => self.kv(found.rev.revision()),
             None => Ok(None),
         }
@@ -132,7 +136,11 @@ impl StoreView {
     ///
     /// Errors: [`StoreError::Compacted`], [`StoreError::FutureRevision`].
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, StoreError> {
-        let revision = self.check(revision, self.compact_revision)?;
+        // Below zero there is nothing, and etcd hashes just that.
+        let revision = match revision {
+            ..0 => revision,
+            _ => self.check(revision, self.compact_revision)?,
+        };
         Ok(HashKv::new(self.clone(), revision))
     }
 
@@ -172,10 +180,26 @@ impl StoreView {
         }
     }
 
-    pub(super) fn count_at(&self, interval: Interval<'_>, revision: i64) -> u64 {
-        if revision == self.revision {
+    pub(super) fn count_at(&self, interval: Interval<'_>, moment: Moment) -> u64 {
+        if moment == Moment::after(self.revision) {
             return self.index.count_now(interval);
         }
-        self.index.range(interval, revision, None).count() as u64
+        self.index.range(interval, moment, None).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_and_the_jobs_on_them_cross_executors() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<StoreView>();
+        crosses::<HashKv>();
+        crosses::<HashAll>();
+        crosses::<crate::bbolt::Export>();
+        crosses::<super::super::Pins>();
+        crosses::<super::super::Block>();
     }
 }

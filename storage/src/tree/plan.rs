@@ -41,7 +41,7 @@ impl Plan {
 
     /// Goes on for about `budget` nodes; whether the walk is done.
     pub fn step(&mut self, draft: &mut Draft, space: &mut Space, budget: usize) -> Result<bool, TreeError> {
-        let stop_at = self.order.len() + budget;
+        let stop_at = self.order.len().saturating_add(budget);
         while self.order.len() < stop_at {
             if let Some(frame) = self.stack.last_mut() {
                 match frame.next_branch(draft) {

@@ -253,6 +253,11 @@ pub(super) struct RecordReader {
 }
 
 impl RecordReader {
+    /// Index of the entry whose end is still to come; 0 when there is none.
+    pub(super) fn begun_index(&self) -> u64 {
+        self.partial.as_ref().map_or(0, |entry| entry.index)
+    }
+
     /// Reads the records of one payload in order. The error says what is wrong with the bytes.
     pub(super) fn read(
         &mut self,

@@ -414,6 +414,12 @@ fn recover(
     disk.call(Op::SyncDir(wal.dir.clone()))?;
     adopt_spares(disk, &mut wal, &slots)?;
     let torn_tail = cut_tail(disk, &mut wal, &scan, &last)?;
+    // Order: a slot goes only when a batch of the chain says where the log starts; what was cut may have said it alone.
+    while wal.spares.len() > SPARES_MAX {
+        let slot = wal.spares.remove(0);
+        disk.call(Op::Close(slot.file))?;
+        disk.call(Op::Remove(slot_path(&wal.dir, slot.number)))?;
+    }
     let recovered = Recovered {
         identity: found,
         created: false,
@@ -537,6 +543,8 @@ fn replay(
             }
             contents.take(record);
         });
+        // An entry that only begins here needs this segment as much as one that ends here.
+        segment.last_index = segment.last_index.max(reader.begun_index());
         let gap = contents
             .gap
             .map(|(last, next)| format!("entry {next} behind entry {last}"));
@@ -549,8 +557,6 @@ fn replay(
             });
         }
     }
-    let last_entry = contents.entries.last().map_or(0, |entry| entry.index);
-    let marker_index = contents.marker.as_ref().map_or(0, |marker| marker.index);
     let marker = contents
         .marker
         .as_ref()
@@ -559,28 +565,24 @@ fn replay(
         hard_state: contents.hard_state,
         submitted_hard_state: contents.hard_state,
         submitted_marker: marker,
-        last_index: last_entry.max(marker_index),
+        last_index: contents.entries.last().map(|entry| entry.index),
         ..Appended::default()
     };
     Ok(())
 }
 
-/// Keeps the slots that are not in the log as spares; those that are too many, or unfinished, go or are finished later.
+/// Keeps the slots that are not in the log as spares; an unfinished one is finished later.
 fn adopt_spares(disk: &mut dyn Disk, wal: &mut Wal, slots: &[Slot]) -> Result<(), DiskError> {
-    let free: Vec<Slot> = slots
-        .iter()
-        .filter(|slot| wal.segments.iter().all(|segment| segment.slot != **slot))
-        .copied()
-        .collect();
-    for slot in free {
-        let whole = file_len(disk, slot.file)? == wal.segment_size_bytes;
-        if whole && wal.spares.len() < SPARES_MAX {
-            wal.spares.push(slot);
-        } else if !whole && wal.maker.is_none() {
+    for slot in slots {
+        if wal.segments.iter().any(|segment| segment.slot == *slot) {
+            continue;
+        }
+        if file_len(disk, slot.file)? == wal.segment_size_bytes {
+            wal.spares.push(*slot);
+        } else if wal.maker.is_none() {
             wal.maker = Some(SpareMaker::new(slot.number, Some(slot.file)));
         } else {
             disk.call(Op::Close(slot.file))?;
-            disk.call(Op::Remove(slot_path(&wal.dir, slot.number)))?;
         }
     }
     Ok(())

@@ -105,6 +105,18 @@ impl Model {
         self.appended.last_index().max(self.released)
     }
 
+    /// The last index a tree may hold: a newer entry still on its way replaces everything from itself on.
+    fn durable_index(&self) -> u64 {
+        let on_its_way = self.pending.iter().filter_map(|(_, event)| match event {
+            Event::Entry(entry) => Some(entry.index - 1),
+            _ => None,
+        });
+        on_its_way
+            .chain([self.acknowledged.last_index()])
+            .min()
+            .expect("the chain is not empty")
+    }
+
     fn append(
         &mut self,
         token: u64,
@@ -137,6 +149,27 @@ impl Model {
         self.appended.forget(index);
     }
 
+    fn differs(&self, found: &State) -> String {
+        let brief = |state: &State| {
+            let entries: Vec<(u64, u64, usize)> = state
+                .entries
+                .iter()
+                .map(|entry| (entry.term, entry.index, entry.data.len()))
+                .collect();
+            format!(
+                "{:?} marker {:?} entries {entries:?}",
+                state.hard_state,
+                state.marker.as_ref().map(|m| m.index)
+            )
+        };
+        let [acknowledged, appended] = [&self.acknowledged, &self.appended].map(brief);
+        format!(
+            "released {}\nfound {}\nacknowledged {acknowledged}\nappended {appended}",
+            self.released,
+            brief(found)
+        )
+    }
+
     /// Whether a crash may leave what was recovered: everything acknowledged, and of the rest a beginning.
     pub fn check(&self, recovered: &Recovered) -> Result<(), String> {
         let mut found = State {
@@ -149,7 +182,7 @@ impl Model {
             .windows(2)
             .any(|pair| pair[1].index != pair[0].index + 1)
         {
-            return Err(format!("the entries have gaps: {found:?}"));
+            return Err(format!("the entries have gaps: {}", self.differs(&found)));
         }
         found.forget(self.released);
         let (low, high) = (self.acknowledged.hard_state.commit, self.appended.hard_state.commit);
@@ -168,10 +201,7 @@ impl Model {
             match events.next() {
                 Some((_, event)) => state.apply(event),
                 None => {
-                    return Err(format!(
-                        "found {found:?}\nacknowledged {:?}\npending {:?}",
-                        self.acknowledged, self.pending
-                    ));
+                    return Err(self.differs(&found));
                 }
             }
         }
@@ -279,8 +309,17 @@ pub fn marker(index: u64, term: u64) -> SnapshotMetadata {
 
 /// One random thing that a raft member may do to its log.
 pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
-    let state = driver.model().appended.clone();
-    let (last, hard) = (driver.model().last_index(), state.hard_state);
+    let Model {
+        appended: state,
+        released,
+        ..
+    } = driver.model().clone();
+    let last = state.last_index().max(released);
+    // A commit index may be forgotten; what was released was committed all the same.
+    let hard = HardState {
+        commit: state.hard_state.commit.max(released),
+        ..state.hard_state
+    };
     match rng.below(20) {
         0..=6 => {
             let count = 1 + rng.below(4);
@@ -332,7 +371,7 @@ pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
             driver.release(index);
         }
         13 | 14 => {
-            let durable = driver.model().acknowledged.last_index().min(last).min(hard.commit);
+            let durable = driver.model().durable_index().min(last).min(hard.commit);
             driver.release(durable.saturating_sub(rng.below(5)));
         }
         15 => driver.wal.settle(),

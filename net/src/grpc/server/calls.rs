@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::super::head::{self, HttpHead, Request};
 use super::super::message::{Assembly, CutError, SharedCopy};
 use super::{Code, ErrorCode, Event, Field, HEAD, Indexing, OK, Status, StreamId, percent_encode};
-use crate::h2::limits::{HEADS_WAITING_BYTES_MAX, PARTIAL_BYTES_MAX};
+use crate::h2::limits::{HEADS_WAITING_BYTES_MAX, PARTIAL_BYTES_MAX, QUEUE_KEEP};
 use crate::h2::{self, BlockMemo, Connection, Data, Handler, Headers, Slot};
 
 /// How far a call is.
@@ -120,6 +120,9 @@ impl Calls {
     #[inline]
     pub(super) fn next(&mut self, conn: &mut Connection<Call>) -> Option<Event> {
         let waiting = self.events.pop_front()?;
+        if self.events.is_empty() && self.events.capacity() > QUEUE_KEEP {
+            self.events = VecDeque::new();
+        }
         match waiting.credit {
             0 => {}
             credit if waiting.credit_stream => {

@@ -402,7 +402,7 @@ impl<S: Default> Connection<S> {
             was_full: false,
             got_head: false,
             send_window: self.peer_initial_window,
-            recv_window: limits::STREAM_WINDOW_BYTES as i64,
+            recv_window: self.stream_window,
             credit: 0,
             body_left: None,
             queue: Default::default(),
@@ -489,7 +489,7 @@ impl<S: Default> Connection<S> {
             return Err(Fault::Stream(stream.id, ErrorCode::StreamClosed));
         }
         stream.recv_window -= frame_len as i64;
-        if stream.recv_window < 0 {
+        if stream.recv_window < 0 && frame_len > 0 {
             return Err(Fault::Stream(stream.id, ErrorCode::FlowControlError));
         }
         if is_client && !stream.got_head {
@@ -591,7 +591,7 @@ impl<S: Default> Connection<S> {
         let Some(slot) = self.streams.find(id) else { return };
         let stream = self.streams.get(slot);
         stream.credit += bytes;
-        if !stream.recv_closed && stream.credit >= limits::STREAM_WINDOW_BYTES / 2 {
+        if !stream.recv_closed && stream.credit > self.limits.stream_window_bytes / 2 {
             let increment = std::mem::take(&mut stream.credit);
             stream.recv_window += increment as i64;
             frame::put_number(frame::WINDOW_UPDATE, id, increment, &mut self.out);
@@ -602,7 +602,7 @@ impl<S: Default> Connection<S> {
     #[inline]
     pub(crate) fn credit_connection(&mut self, bytes: u32) {
         self.credit += bytes;
-        if self.credit >= limits::CONNECTION_WINDOW_BYTES / 2 && !self.ending.failed {
+        if self.credit > self.limits.connection_window_bytes / 2 && !self.ending.failed {
             let increment = std::mem::take(&mut self.credit);
             self.recv_window += increment as i64;
             frame::put_number(frame::WINDOW_UPDATE, 0, increment, &mut self.out);

@@ -1,7 +1,10 @@
 //! From commands to bytes.
 //!
 //! HEADERS go straight to the output. DATA does too while nothing of its stream waits and both windows have room;
-//! else it waits in the queue of its stream, from which [`pump`](Connection::pump) takes one frame of each stream in turn.
+//! else it waits in the queue of its stream, from which [`pump`](Connection::pump) takes one frame of each stream in
+//! turn.
+
+use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -13,7 +16,7 @@ use super::super::{ErrorCode, limits};
 use super::{Connection, Role};
 
 /// An empty output buffer is given back beyond this size, so that idle connections hold little.
-const OUTPUT_KEEP_BYTES: usize = 64 * 1024;
+const OUTPUT_KEEP_BYTES: usize = 16 * 1024;
 
 /// Highest number a client may give to a stream.
 const STREAM_ID_MAX: u32 = (1 << 31) - 1;
@@ -254,6 +257,9 @@ impl<S: Default> Connection<S> {
             if self.streams.holds(slot, id) {
                 self.pump_frame(slot);
             }
+        }
+        if self.ready.is_empty() && self.ready.capacity() > limits::QUEUE_KEEP {
+            self.ready = VecDeque::new();
         }
     }
 

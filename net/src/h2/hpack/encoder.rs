@@ -18,10 +18,6 @@ pub(crate) enum Indexing {
     /// A secret: no table on the way may keep it.
     ///
     /// Source: RFC 7541 section 7.1.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for clients that send tokens through proxies")
-    )]
     Never,
 }
 

@@ -80,10 +80,11 @@ impl<S: Default> Connection<S> {
             return Err(protocol("SETTINGS on a stream"));
         }
         if head.has(frame::ACK) {
-            return match head.len {
-                0 => self.count_empty(),
-                _ => Err(frame_size("the answer to SETTINGS is not empty")),
-            };
+            if head.len != 0 {
+                return Err(frame_size("the answer to SETTINGS is not empty"));
+            }
+            self.on_settings_taken();
+            return self.count_empty();
         }
         let (settings, rest) = frame.payload().as_chunks::<6>();
         if !rest.is_empty() {
@@ -101,6 +102,19 @@ impl<S: Default> Connection<S> {
         self.move_windows(self.peer_initial_window - window_before)?;
         frame::put_head(frame::SETTINGS, frame::ACK, 0, 0, &mut self.out);
         self.count_control()
+    }
+
+    /// The peer goes by our SETTINGS from here on.
+    ///
+    /// Source: RFC 9113 sections 6.5.3 and 6.9.2.
+    fn on_settings_taken(&mut self) {
+        let change = self.limits.stream_window_bytes as i64 - self.stream_window;
+        self.stream_window += change;
+        if change != 0 {
+            for slot in self.streams.slots() {
+                self.streams.get(slot).recv_window += change;
+            }
+        }
     }
 
     /// Source: RFC 9113 section 6.5.2.
