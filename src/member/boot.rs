@@ -482,7 +482,7 @@ impl Rows {
             alarms,
             members,
         } = self;
-        let auto_compaction = options.auto_compaction;
+        let (auto_compaction, options_seed) = (options.auto_compaction, options.seed);
         for (key, lease) in store.leased_keys() {
             lessor.attach(lease, Bytes::copy_from_slice(key));
         }
@@ -503,7 +503,8 @@ impl Rows {
             next_time_out_ns: 0,
             reads: Vec::new(),
             rounds: VecDeque::new(),
-            next_context: 1,
+            // An answer to a question from before a restart must not pass for one to a later question.
+            next_context: (options_seed << 20) | 1,
             batch: Vec::new(),
             batch_ids: Vec::new(),
             replies: Vec::new(),
