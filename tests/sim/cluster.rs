@@ -24,7 +24,7 @@ pub enum Action {
     Turn(usize),
     /// Some of a disk's operations end.
     Release(usize, u64),
-    Deliver(Message),
+    Deliver(Box<Message>),
     /// Watchers of a member read history.
     History(usize, u64),
     /// A stream's reader drains it.
@@ -200,7 +200,7 @@ impl Cluster {
                 Ok(())
             }
             Action::Deliver(message) => {
-                self.deliver(message);
+                self.deliver(*message);
                 Ok(())
             }
             Action::History(index, life) => self.read_history(index, life),
@@ -329,10 +329,10 @@ impl Cluster {
         if !self.calm && twice {
             self.fault("message sent twice");
             let after_ns = self.travel_ns();
-            self.plan(after_ns, Action::Deliver(message.clone()));
+            self.plan(after_ns, Action::Deliver(Box::new(message.clone())));
         }
         let after_ns = self.travel_ns();
-        self.plan(after_ns, Action::Deliver(message));
+        self.plan(after_ns, Action::Deliver(Box::new(message)));
     }
 
     fn travel_ns(&mut self) -> u64 {
