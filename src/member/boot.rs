@@ -234,6 +234,8 @@ impl Engine {
             last_wal_bytes,
             campaigned: false,
             next_space_retry_ns: 0,
+            held: VecDeque::new(),
+            unsettled_since_ns: None,
         }
     }
 }

@@ -29,6 +29,10 @@ use super::{
 const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
+/// Proposals held back while the tree or the log lags; more are refused.
+const HELD_MAX: usize = 1 << 16;
+/// An idle log settles its tail after this long. Units: nanoseconds.
+const SETTLE_NS: u64 = 200_000_000;
 /// A full disk is tried again after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
 /// A running range holds physical compaction up for this long. Units: nanoseconds.
@@ -65,6 +69,10 @@ pub struct Engine {
     pub(super) last_wal_bytes: u64,
     pub(super) campaigned: bool,
     pub(super) next_space_retry_ns: u64,
+    /// Proposals that wait until the tree and the log have caught up.
+    pub(super) held: std::collections::VecDeque<Event>,
+    /// When the log was last appended to, if its tail has not been settled since.
+    pub(super) unsettled_since_ns: Option<u64>,
 }
 
 /// Who waits for physical compaction, and since when readers hold it up.
@@ -128,11 +136,17 @@ impl Engine {
         self.member.metrics.turns.add(1);
         self.take_completions(disk, now_ns)?;
         self.member.tick(now_ns);
+        while !self.overloaded()
+            && let Some(event) = self.held.pop_front()
+        {
+            self.take_event(event);
+        }
         for event in events.drain(..) {
             self.take_event(event);
         }
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
+        self.settle_log(now_ns);
         self.wal.pump(disk)?;
         self.compact(now_ns);
         self.publish(out);
@@ -177,9 +191,13 @@ impl Engine {
                 shard,
                 id,
                 request: Request::Propose { .. },
-            } if self.overloaded() => {
+            } if self.held.len() >= HELD_MAX => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
             }
+            event @ Event::Request {
+                request: Request::Propose { .. },
+                ..
+            } if self.overloaded() => self.held.push_back(event),
             Event::Request {
                 shard,
                 id,
@@ -224,6 +242,7 @@ impl Engine {
                 self.dirty = true;
             }
             if !ready.entries.is_empty() || ready.hard_state.is_some() {
+                self.unsettled_since_ns = Some(now_ns);
                 let token = self.wal.append(&ready.entries, ready.hard_state, None);
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
@@ -248,6 +267,14 @@ impl Engine {
         if !self.campaigned && caught_up && *voters == [self.member.options.member_id] {
             self.campaigned = true;
             self.member.raft.campaign();
+        }
+    }
+
+    /// Lets the last batch of an idle log be vouched for by an empty one (DECISIONS 1).
+    fn settle_log(&mut self, now_ns: u64) {
+        if self.unsettled_since_ns.is_some_and(|since| since + SETTLE_NS <= now_ns) && !self.wal.has_work_in_flight() {
+            self.unsettled_since_ns = None;
+            self.wal.settle();
         }
     }
 
