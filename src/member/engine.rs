@@ -57,6 +57,8 @@ pub struct Outputs {
 pub struct Engine {
     pub(super) member: Member,
     pub(super) wal: Wal,
+    /// The write of a new cluster's first entries, until it is durable: consensus believes that it is.
+    pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
     /// Appends under way: the log's token, consensus's token, when it was submitted.
     pub(super) appends: std::collections::VecDeque<(AppendToken, PersistToken, u64)>,
@@ -364,7 +366,11 @@ impl Engine {
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
-        let persisted = self.member.raft.persisted_index();
+        self.founding = self.founding.filter(|token| *token > self.wal.persisted());
+        let persisted = match self.founding {
+            Some(_) => 0,
+            None => self.member.raft.persisted_index(),
+        };
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}
             Step::Done { applied, took_ns } => {

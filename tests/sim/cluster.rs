@@ -430,7 +430,7 @@ impl Cluster {
     }
 
     fn drain(&mut self, index: usize, life: u64, call: Call) -> Check {
-        if self.hosts[index].life != life {
+        if self.hosts[index].life != life || self.hosts[index].up.is_none() {
             return Ok(());
         }
         let up = self.hosts[index].up();

@@ -320,6 +320,13 @@ impl Cluster {
                 self.crash(index)?;
             }
         }
+        for call in self.watchers.keys().copied().collect::<Vec<_>>() {
+            let index = self.watchers[&call].host;
+            self.plan(0, Action::Drain(index, self.hosts[index].life, call));
+        }
+        // A member that found its disk full looks again after a second, and may raise the alarm till then.
+        let until_ns = self.now_ns + 5 * SEC;
+        self.run(until_ns, |_| false)?;
         self.settle("after the trouble")?;
         for index in 0..self.hosts.len() {
             let key = format!("k{:03}", 0).into();
