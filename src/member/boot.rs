@@ -52,7 +52,7 @@ pub struct MemberOptions {
     pub name: String,
     /// Where clients reach it.
     pub client_urls: Vec<String>,
-    /// The members a new cluster begins with, this one among them.
+    /// The members a new cluster begins with, this one among them; empty: join a cluster that is there.
     pub initial_members: Vec<MemberInfo>,
     /// Length of a raft tick, the heartbeat interval. Units: nanoseconds.
     pub tick_ns: u64,
@@ -360,7 +360,8 @@ fn bootstrap(options: &MemberOptions) -> Start {
     };
     let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
     let hard_state = HardState {
-        term: 1,
+        // A member that joins has nothing to say before the others have told it who they are.
+        term: u64::from(!entries.is_empty()),
         vote: 0,
         commit: entries.len() as u64,
     };
@@ -471,7 +472,7 @@ impl Rows {
             alarms,
             members,
         } = self;
-        let auto_compaction = options.auto_compaction;
+        let (auto_compaction, options_seed) = (options.auto_compaction, options.seed);
         for (key, lease) in store.leased_keys() {
             lessor.attach(lease, Bytes::copy_from_slice(key));
         }
@@ -492,10 +493,16 @@ impl Rows {
             next_time_out_ns: 0,
             reads: Vec::new(),
             rounds: VecDeque::new(),
-            next_context: 1,
+            ask_rounds_again: false,
+            // An answer to a question from before a restart must not pass for one to a later question.
+            next_context: (options_seed << 20) | 1,
             batch: Vec::new(),
             batch_ids: Vec::new(),
+            batch_waits: false,
             replies: Vec::new(),
+            forwards: Default::default(),
+            removed: false,
+            next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),
             sealed: Vec::new(),
             compacted: Vec::new(),

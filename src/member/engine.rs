@@ -44,6 +44,12 @@ pub struct Outputs {
     pub compactions: Vec<(StoreView, i64)>,
     /// Messages to other members.
     pub messages: Vec<Message>,
+    /// Requests to the leader, each with its id.
+    pub calls: Vec<(u64, net::peer::Call)>,
+    /// Answers to the requests of other members.
+    pub answers: Vec<(u64, net::peer::Answer)>,
+    /// This member was removed from the cluster: it is to stop.
+    pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
     pub more: bool,
 }
@@ -141,6 +147,8 @@ impl Engine {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
+        self.member.forwards.take(&mut out.calls, &mut out.answers);
+        out.removed |= self.member.removed;
         Ok(())
     }
 
@@ -372,7 +380,7 @@ impl Engine {
         let first = self.member.raft.first_index();
         let to = tree_index.saturating_sub(kept);
         // In steps, so that a release is worth its while.
-        if to >= first + kept / 4 + 1 && self.member.raft.compact(to).is_ok() {
+        if to > first + kept / 4 && self.member.raft.compact(to).is_ok() {
             self.wal.release(to);
         }
     }
@@ -409,7 +417,7 @@ impl Engine {
 
     fn raise_no_space(&mut self) {
         let alarm = (self.member.options.member_id, super::NOSPACE);
-        if self.member.alarms.contains(&alarm) || !self.member.raft.is_leader() || !self.committer.may_complain() {
+        if self.member.alarms.contains(&alarm) || self.member.raft.leader_id() == 0 || !self.committer.may_complain() {
             return;
         }
         tracing::error!("the disk is full: writes are refused until space is freed and the alarm is disarmed");

@@ -1,6 +1,7 @@
 //! What the member is told and what it answers: the closed vocabulary between the shards and the core.
 
 use bytes::Bytes;
+use net::peer::{Answer, Call};
 use raft::Message;
 
 use super::{Refusal, lessor::LeaseInfo};
@@ -78,7 +79,30 @@ pub enum Event {
         id: RequestId,
     },
     /// A message of another member.
-    Peer(Message),
+    Peer(Box<Message>),
+    /// A request that another member passes to this one, which it takes for the leader.
+    PeerCall {
+        /// Who asks.
+        from: u64,
+        /// What.
+        call: Call,
+    },
+    /// The leader's answer to a request that was passed to it.
+    PeerAnswer {
+        /// The answer.
+        answer: Answer,
+    },
+    /// A message to this member was dropped on the way.
+    Unreachable(u64),
+    /// The sending of a snapshot ended.
+    SnapshotSent {
+        /// The member it was for.
+        to: u64,
+        /// It was taken over whole.
+        ok: bool,
+    },
+    /// Another member says that this one was removed from the cluster.
+    Removed,
 }
 
 /// How a request ended well.

@@ -12,6 +12,7 @@ pub(super) const HEADER_BYTES: usize = 16;
 const UNCOVERED_BYTES: usize = 12;
 
 /// One thing a peer says.
+#[expect(clippy::large_enum_variant, reason = "messages are by far the most frequent")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// Who is there; the first frame each way.
@@ -164,7 +165,7 @@ impl Decoder {
     /// The next whole frame, if it is there.
     ///
     /// Errors: what came is no frame; nothing behind it can be read.
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn take_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let begun = self.held.len().min(MAGIC.len());
         if self.held[..begun] != MAGIC[..begun] {
             let mut found = [0; 4];

@@ -9,7 +9,7 @@ use super::*;
 fn decode(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     decoder.feed(bytes);
-    decoder.next()
+    decoder.take_frame()
 }
 
 fn encoded(message: &Message) -> Vec<u8> {
@@ -81,7 +81,7 @@ fn calls_answers_and_chunks_come_out_as_they_went_in() {
     let mut frames = Vec::new();
     for byte in bytes {
         decoder.feed(&[byte]);
-        frames.extend(decoder.next().unwrap());
+        frames.extend(decoder.take_frame().unwrap());
     }
     let expected = [
         Frame::Call(call),
@@ -100,7 +100,7 @@ fn the_payload_of_an_entry_is_not_copied() {
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     decoder.feed(&bytes);
     let held = decoder.held_range();
-    let Some(Frame::Message(message)) = decoder.next().unwrap() else {
+    let Some(Frame::Message(message)) = decoder.take_frame().unwrap() else {
         panic!("a message")
     };
     assert!(held.contains(&(message.entries[0].data.as_ptr() as usize)));
@@ -122,7 +122,7 @@ fn a_claimed_length_beyond_the_bound_is_refused_before_its_bytes_come() {
     decoder.feed(&header);
     let max = 100;
     assert_eq!(
-        decoder.next(),
+        decoder.take_frame(),
         Err(FrameError::TooLong {
             len: u32::MAX as usize,
             max

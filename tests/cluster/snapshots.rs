@@ -1,0 +1,1 @@
+//! Snapshots for members that lag behind the log.
