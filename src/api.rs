@@ -9,6 +9,7 @@
 //! hashes) is a job that runs in slices, [`Api::run_jobs`].
 
 mod answer;
+mod cluster;
 mod core;
 mod http;
 mod ids;
@@ -26,5 +27,5 @@ mod watch;
 
 pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};
-pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Wires};
+pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Outlet, Wires};
 pub use status::{ALL as FAILURES, Failure};

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bell;
+pub mod bench;
 pub mod config;
 pub mod latest;
 pub mod logging;

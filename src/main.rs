@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         .unwrap_or("etcore");
     match Program::choose(name, args.first().map(String::as_str)) {
         Program::Server => run_server(name, args),
+        Program::Bench => etcore::bench::run(&args[1..]),
         Program::Missing(what) => {
             eprintln!(
                 "etcore: {what} is not part of this build yet; use etcd's own tool, which talks to etcore unchanged"
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
 /// What to run.
 enum Program {
     Server,
+    Bench,
     Missing(&'static str),
 }
 
@@ -40,7 +42,7 @@ impl Program {
         match (name, first) {
             ("etcdctl", _) | (_, Some("ctl")) => Program::Missing("etcdctl (etcore ctl)"),
             ("etcdutl", _) | (_, Some("utl")) => Program::Missing("etcdutl (etcore utl)"),
-            (_, Some("bench")) => Program::Missing("etcore bench"),
+            (_, Some("bench")) => Program::Bench,
             (_, Some("gateway")) => Program::Missing("the gateway"),
             (_, Some("grpc-proxy")) => Program::Missing("the gRPC proxy"),
             _ => Program::Server,

@@ -20,7 +20,7 @@ mod forward;
 mod hash_cache;
 mod lessor;
 mod membership;
-mod tree_base;
+mod reconfigure;
 mod txn;
 mod view;
 
@@ -51,6 +51,7 @@ pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, R
 pub use hash_cache::{Cached, HashCache};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
+pub use reconfigure::MemberChange;
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -126,6 +127,7 @@ pub struct Member {
     batch_waits: bool,
     replies: Vec<(ShardIndex, Reply)>,
     forwards: forward::Forwards,
+    changes: reconfigure::Changes,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,
@@ -155,6 +157,7 @@ impl Member {
             }
             Event::PeerCall { from, call } => self.on_call(from, call),
             Event::PeerAnswer { answer } => self.on_answer(answer),
+            Event::Link { id, up } => self.changes.note_link(id, up, self.now_ns),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::Removed => self.removed = true,
@@ -187,6 +190,7 @@ impl Member {
                 let ids = self.lessor.ids();
                 self.answer(shard, id, Ok(Outcome::Leases(ids)));
             }
+            Request::ChangeMembers { change } => self.change_members(shard, id, change),
             Request::MoveLeader { target } => self.move_leader(shard, id, target),
             Request::CompactionDone { .. } | Request::Defragment => {
                 unreachable!("the engine keeps what waits for the tree")
@@ -249,6 +253,7 @@ impl Member {
             self.batch_ids.clear();
         }
         self.batch_waits = !self.batch.is_empty();
+        self.pump_changes();
         self.start_round();
     }
 

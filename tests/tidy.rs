@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// The files that may contain `unsafe`, each block with its SAFETY comment.
 const UNSAFE_FILES: &[&str] = &[
     "src/runtime/probe/ring.rs",
+    "storage/src/io/glommio_disk.rs",
     "storage/src/io/map.rs",
     "storage/src/io/system.rs",
 ];

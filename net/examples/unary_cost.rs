@@ -1,5 +1,5 @@
-//! What a put-sized unary call costs in the codec alone: parse, event, answer. Prints nanoseconds per call for the server's and the
-//! client's end, for batches of one, ten and a hundred calls per read.
+//! What a put-sized unary call costs in the codec alone: parse, event, answer. Prints nanoseconds per call for the
+//! server's and the client's end, for batches of one, ten and a hundred calls per read.
 //!
 //! `cargo run --release -p etcore-net --example unary_cost`
 

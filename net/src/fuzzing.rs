@@ -72,7 +72,8 @@ pub fn fuzz_server_bytes(data: &[u8]) {
     }
 }
 
-/// As [`fuzz_server_bytes`], with bytes that are mostly well-formed frames, so that more than the frame heads is reached.
+/// As [`fuzz_server_bytes`], with bytes that are mostly well-formed frames, so that more than the frame heads is
+/// reached.
 pub fn fuzz_server_frames(data: &[u8]) {
     let mut choices = Choices::new(data);
     let mut server = ServerConn::new(small_limits(&mut choices), 0);
@@ -178,8 +179,8 @@ pub fn fuzz_hpack_round_trip(data: &[u8]) {
     }
 }
 
-/// Client and server exchange calls over a stream of bytes cut at random, with random windows: every message arrives once,
-/// whole and in order, and every call ends with the status it was given.
+/// Client and server exchange calls over a stream of bytes cut at random, with random windows: every message arrives
+/// once, whole and in order, and every call ends with the status it was given.
 pub fn fuzz_round_trip(data: &[u8]) {
     let mut choices = Choices::new(data);
     let mut exchange = Exchange::new(&mut choices);
@@ -457,7 +458,7 @@ impl Exchange {
         let cut = choices.below(self.to_client.len() + 1);
         self.client.receive(&self.to_client[..cut]);
         self.to_client.drain(..cut);
-        // A millisecond of time, so that the many small window updates of small windows are no attack.
+        // A second of time, so that the many small window updates of small windows are no attack.
         self.now_ns += 1_000_000_000;
         self.server.on_time(self.now_ns);
         self.client.on_time(self.now_ns);

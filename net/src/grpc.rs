@@ -2,16 +2,17 @@
 //!
 //! One [`ServerConn`] (or [`ClientConn`]) per connection. Its owner does, in every turn:
 //!
-//! 1. `on_time(now_ns)` when the clock has moved (it returns the next deadline; keepalive and the flood budgets need it);
+//! 1. `on_time(now_ns)` when the clock has moved (it returns the next deadline; keepalive and the flood budgets need
+//!    it);
 //! 2. `receive(bytes)` with whatever the socket gave, in pieces of any size;
 //! 3. `next_event()` until it returns `None`, acting on each event;
-//! 4. one write of `pending_output()`, then `advance_output(n)` with what the socket took. Space freed there, and window
-//!    updates received, let queued messages flow, so `next_event()` may have `Writable` events after it;
+//! 4. one write of `pending_output()`, then `advance_output(n)` with what the socket took. Space freed there, and
+//!    window updates received, let queued messages flow, so `next_event()` may have `Writable` events after it;
 //! 5. when `is_done()`, close the socket.
 //!
-//! Events of one stream come in order: `Request`, `Message`*, `HalfClose`, and `Cancelled` at any point after `Request`.
-//! A stream is finished by exactly one of `reply`, `finish`, `respond_http`, `reset`, or the peer's cancellation;
-//! a command on a stream that is no longer open does nothing, so late answers need no check.
+//! Events of one stream come in order: `Request`, `Message`*, `HalfClose`, and `Cancelled` at any point after
+//! `Request`. A stream is finished by exactly one of `reply`, `finish`, `respond_http`, `reset`, or the peer's
+//! cancellation; a command on a stream that is no longer open does nothing, so late answers need no check.
 
 mod client;
 mod head;

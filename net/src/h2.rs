@@ -1,8 +1,8 @@
 //! HTTP/2 (RFC 9113) and HPACK (RFC 7541) as a codec without I/O, for both roles.
 //!
 //! `bytes ─► Connection::receive ─► events to a Handler`, and `Connection::send_* ─► pending_output ─► bytes`. The gRPC
-//! layer is the one user; it is given each event while the connection is in the state the event left it in, so there is no
-//! queue between the two. Time comes in as an argument; nothing here reads a clock or touches a socket.
+//! layer is the one user; it is given each event while the connection is in the state the event left it in, so there is
+//! no queue between the two. Time comes in as an argument; nothing here reads a clock or touches a socket.
 
 mod connection;
 mod fields;

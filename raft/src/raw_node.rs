@@ -288,7 +288,7 @@ impl RawNode {
             snapshot.index <= self.log.committed(),
             "a member's snapshot holds committed entries only"
         );
-        if snapshot.index > self.offered.index {
+        if snapshot.index >= self.offered.index {
             self.offered = snapshot;
         }
     }

@@ -577,6 +577,71 @@ fn section_7_a_snapshot_replaces_the_log_and_the_configuration() {
 }
 
 #[test]
+fn section_7_a_snapshot_without_a_configuration_is_refused_and_never_sent() {
+    let mut one = member(3, 1, &[]);
+    let metadata = raft::SnapshotMetadata {
+        index: 9,
+        term: 2,
+        ..Default::default()
+    };
+    let snapshot = raft::Snapshot {
+        data: Bytes::new(),
+        metadata: metadata.clone(),
+    };
+    one.raw
+        .step(Message {
+            snapshot: Some(snapshot),
+            ..message(MessageType::MsgSnap, 2, 2)
+        })
+        .unwrap_err();
+    let start = Start {
+        hard_state: HardState {
+            term: 2,
+            vote: 0,
+            commit: 9,
+        },
+        conf_state: ConfState::of_voters(1..=2),
+        snapshot: metadata,
+        applied: 9,
+        ..Default::default()
+    };
+    let mut raw = RawNode::new(config(1), start).unwrap();
+    raw.campaign();
+    let token = raw_token(&mut raw);
+    raw.on_persisted(token);
+    raw.step(message(MessageType::MsgVoteResp, 2, 3)).unwrap();
+    let refusal = Message {
+        index: 9,
+        reject: true,
+        ..message(MessageType::MsgAppResp, 2, 3)
+    };
+    raw.step(refusal).unwrap();
+    assert!(
+        raw.ready()
+            .messages
+            .iter()
+            .all(|message| message.msg_type != MessageType::MsgSnap)
+    );
+    let named = raft::SnapshotMetadata {
+        conf_state: ConfState::of_voters(1..=2),
+        index: 9,
+        term: 2,
+    };
+    raw.set_snapshot(named);
+    raw.step(message(MessageType::MsgHeartbeatResp, 2, 3)).unwrap();
+    assert!(
+        raw.ready()
+            .messages
+            .iter()
+            .any(|message| message.msg_type == MessageType::MsgSnap)
+    );
+}
+
+fn raw_token(raw: &mut RawNode) -> raft::PersistToken {
+    raw.ready().token.expect("a campaign must be durable")
+}
+
+#[test]
 fn section_7_an_old_snapshot_changes_nothing() {
     let mut one = member(3, 2, &[1, 1, 2]);
     one.raw.step(append(2, 2, (2, 3), &[], 3)).unwrap();

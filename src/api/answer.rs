@@ -32,19 +32,34 @@ pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery<'_> {
             range_end: &request.range_end,
         },
         revision,
-        limit: if needs_all(request) { 0 } else { request.limit },
+        limit: if needs_all(request) {
+            gather_limit(request)
+        } else {
+            request.limit
+        },
         count_only: request.count_only,
         ..RangeQuery::default()
     }
 }
 
-/// Whether the result must be read whole before it is cut: sorted by something, or filtered.
+/// Whether the result must be gathered before it is cut: sorted by something, or filtered.
 ///
 /// Source: behaviours 9, 10.
 pub fn needs_all(request: &RangeRequest) -> bool {
     request.sort_order == SortOrder::Descend as i32
         || request.sort_target != SortTarget::Key as i32
         || is_filtered(request)
+}
+
+/// How many keys are gathered before they are sorted and cut; 0: all. Without an order and a filter it is one more than
+/// the limit, as in etcd.
+pub fn gather_limit(request: &RangeRequest) -> i64 {
+    let unordered = request.sort_order == SortOrder::None as i32 && !is_filtered(request);
+    if unordered && request.limit > 0 {
+        request.limit.saturating_add(1)
+    } else {
+        0
+    }
 }
 
 /// Whether revisions are filtered.

@@ -287,6 +287,7 @@ impl Api {
                 let alarms = alarms.into_iter().map(one).collect();
                 self.reply_to(key, &AlarmResponse { header, alarms }, wires);
             }
+            Outcome::Members { subject } => self.members_changed(view, key, subject, wires),
             Outcome::Done => match self
                 .conns
                 .get(&key.0)
@@ -310,7 +311,7 @@ impl Api {
                     }
                 });
             }
-            Waiting::RangeStream { key, request } => self.start_stream(view, key, request, wires),
+            Waiting::RangeStream { key, request } => self.start_stream(view, key, *request, wires),
             Waiting::Txn { key, request } => {
                 wires.with(key.0, &mut |wire| {
                     if let Err(failure) = self.serve_txn(view, key, &request, wire) {

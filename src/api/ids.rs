@@ -29,7 +29,7 @@ impl RequestIds {
     }
 
     /// The next id.
-    pub fn next(&mut self) -> u64 {
+    pub fn make(&mut self) -> u64 {
         self.suffix = (self.suffix + self.step) % OWN_BIT;
         self.prefix | self.suffix
     }
@@ -44,7 +44,7 @@ mod tests {
         let mut ids: Vec<u64> = Vec::new();
         for shard in 0..3 {
             let mut maker = RequestIds::new(0xabcd_ef01_2345, 1_700_000_000_000, shard, 3);
-            ids.extend((0..1000).map(|_| maker.next()));
+            ids.extend((0..1000).map(|_| maker.make()));
         }
         assert!(ids.iter().all(|id| id >> 48 == 0x2345));
         ids.sort_unstable();

@@ -144,8 +144,12 @@ impl Walk {
             view.revision()
         };
         // Counting ignores the limit (behaviours 8).
-        let cut = request.limit > 0 && !request.count_only && !answer::needs_all(&request);
-        let left = if cut { request.limit } else { i64::MAX };
+        let limit = match () {
+            () if request.count_only => 0,
+            () if answer::needs_all(&request) => answer::gather_limit(&request),
+            () => request.limit,
+        };
+        let left = if limit > 0 { limit } else { i64::MAX };
         Walk {
             request,
             revision,
@@ -481,6 +485,9 @@ impl Api {
         })?;
         if !over {
             return Ok(Slice::More);
+        }
+        if answer::gather_limit(&request) > 0 {
+            job.count = job.walk.count(view)?;
         }
         let more = answer::sort_and_cut(&request, &mut job.gathered);
         let mut out = BytesMut::new();

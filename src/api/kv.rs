@@ -167,7 +167,7 @@ impl Api {
         }
         if request.serializable {
             let view = self.view();
-            self.start_stream(&view, key, Box::new(request), &one_wire(key.0, wire));
+            self.start_stream(&view, key, request, &one_wire(key.0, wire));
             return Ok(());
         }
         self.wait_for_round(Waiting::RangeStream {
@@ -176,13 +176,7 @@ impl Api {
         })
     }
 
-    pub(super) fn start_stream(
-        &mut self,
-        view: &Arc<View>,
-        key: CallKey,
-        request: Box<RangeRequest>,
-        wires: &dyn Wires,
-    ) {
+    pub(super) fn start_stream(&mut self, view: &Arc<View>, key: CallKey, request: RangeRequest, wires: &dyn Wires) {
         if !self.is_open(key) {
             return;
         }
@@ -190,7 +184,7 @@ impl Api {
             let failure = Failure::from_store(&error, self.setup.on_damage);
             return self.fail(key, failure, wires);
         }
-        self.start_job(Job::range_stream(key, *request, view, &self.setup.pins));
+        self.start_job(Job::range_stream(key, request, view, &self.setup.pins));
     }
 
     pub(super) fn put(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
@@ -260,6 +254,9 @@ impl Api {
         let header = self.header(view, view.revision());
         for op in if succeeded { &request.success } else { &request.failure } {
             if let Some(net::pb::etcdserverpb::request_op::Request::RequestRange(range)) = &op.request {
+                if range.revision < 0 && range.revision < view.store.compact_revision() {
+                    return Err(status::COMPACTED);
+                }
                 view.store.check_revision(range.revision).map_err(failed)?;
             }
         }

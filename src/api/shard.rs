@@ -55,6 +55,9 @@ pub struct ApiLimits {
     pub extensive_metrics: bool,
 }
 
+/// Sends events to the core and leaves the vector empty.
+pub type Outlet = Box<dyn FnMut(&mut Vec<Event>)>;
+
 /// What a shard is made of.
 pub struct ApiSetup {
     /// Which shard.
@@ -88,7 +91,7 @@ pub struct ApiSetup {
     /// Raised while this shard has watchers: the core then sends it event blocks.
     pub wants_blocks: Arc<AtomicBool>,
     /// Sends events to the core and leaves the vector empty.
-    pub outlet: Box<dyn FnMut(&mut Vec<Event>)>,
+    pub outlet: Outlet,
     /// Rung when jobs wait for a slice.
     pub jobs: Bell,
     /// Stops the member at once: its data is damaged. Called with what was found.
@@ -384,6 +387,10 @@ impl Api {
             Method::LeaseTimeToLive => self.lease_time_to_live(key, message),
             Method::LeaseLeases => self.lease_leases(key, message),
             Method::MemberList => self.member_list(key, message, wire),
+            Method::MemberAdd => self.member_add(key, message),
+            Method::MemberRemove => self.member_remove(key, message),
+            Method::MemberUpdate => self.member_update(key, message),
+            Method::MemberPromote => self.member_promote(key, message),
             Method::Alarm => self.alarm(key, message),
             Method::Status => self.status(key, message, wire),
             Method::Defragment => self.defragment(key, message),
@@ -501,14 +508,14 @@ impl Api {
 
     /// Sends a request to the core at the end of the turn; `pending` answers it.
     pub(super) fn ask(&mut self, request: Request, pending: Pending) -> RequestId {
-        let id = self.ids.next();
+        let id = self.ids.make();
         self.ask_as(id, request, pending);
         id
     }
 
     /// The id of the next request, for those that carry it.
     pub(super) fn next_id(&mut self) -> RequestId {
-        self.ids.next()
+        self.ids.make()
     }
 
     /// As [`Api::ask`], with an id made before.

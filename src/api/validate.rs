@@ -87,8 +87,11 @@ struct Writes<'a> {
 }
 
 impl<'a> Writes<'a> {
-    /// Collects the writes of a branch; a key put twice, or put and deleted, is refused. The two branches of one nested
-    /// transaction never run both, so they may overlap each other but nothing else.
+    /// Collects the writes of a branch; a key put twice, or put and deleted, is refused.
+    ///
+    /// The two branches of one nested transaction never run both, so they may overlap each other. A nested transaction is
+    /// held against the deletes of its parent and of those before it, but not of those behind it.
+    /// Source: etcd `checkIntervals`.
     fn of(ops: &'a [RequestOp]) -> Result<Writes<'a>, Failure> {
         let mut writes = Writes::default();
         for op in ops {
@@ -101,48 +104,40 @@ impl<'a> Writes<'a> {
                 continue;
             };
             let (then, otherwise) = (Writes::of(&inner.success)?, Writes::of(&inner.failure)?);
-            writes.refuse_overlap(&then)?;
-            writes.refuse_overlap(&otherwise)?;
-            for branch in [then, otherwise] {
-                writes.puts.extend(branch.puts);
-                writes.deletes.extend(branch.deletes);
+            for key in &then.puts {
+                writes.put(key, false)?;
             }
+            for key in &otherwise.puts {
+                writes.put(key, then.puts.contains(key))?;
+            }
+            writes.deletes.extend(then.deletes);
+            writes.deletes.extend(otherwise.deletes);
         }
         for op in ops {
-            let Some(Op::RequestPut(put)) = &op.request else {
-                continue;
-            };
-            let key: &[u8] = &put.key;
-            if writes.deletes.iter().any(|(from, end)| in_range(key, from, end)) || !writes.puts.insert(key) {
-                return Err(status::DUPLICATE_KEY);
+            if let Some(Op::RequestPut(put)) = &op.request {
+                writes.put(&put.key, false)?;
             }
         }
         Ok(writes)
     }
 
-    fn refuse_overlap(&self, other: &Writes<'_>) -> Result<(), Failure> {
-        let both_put = other.puts.iter().any(|key| self.puts.contains(key));
-        let put_and_deleted = |puts: &BTreeSet<&[u8]>, deletes: &[(&[u8], &[u8])]| {
-            deletes.iter().any(|(from, end)| first_in_range(puts, from, end))
-        };
-        if both_put || put_and_deleted(&self.puts, &other.deletes) || put_and_deleted(&other.puts, &self.deletes) {
+    fn put(&mut self, key: &'a [u8], may_repeat: bool) -> Result<(), Failure> {
+        let deleted = self.deletes.iter().any(|(from, end)| covers(from, end, key));
+        if deleted || !(self.puts.insert(key) || may_repeat) {
             return Err(status::DUPLICATE_KEY);
         }
         Ok(())
     }
 }
 
-/// Whether `key` lies in the range; an empty end means the single key, `\0` everything from `from` on.
-pub fn in_range(key: &[u8], from: &[u8], end: &[u8]) -> bool {
-    match end {
-        [] => key == from,
-        [0] => key >= from,
-        _ => key >= from && key < end,
+/// Whether a delete counts as touching a key here. The end `\0` is taken for a key like any other, as etcd does, so a
+/// delete of everything from a key on, like one whose end is not above its key, touches nothing.
+fn covers(from: &[u8], end: &[u8], key: &[u8]) -> bool {
+    if end.is_empty() {
+        key == from
+    } else {
+        from <= key && key < end
     }
-}
-
-fn first_in_range(keys: &BTreeSet<&[u8]>, from: &[u8], end: &[u8]) -> bool {
-    keys.range(from..).next().is_some_and(|key| in_range(key, from, end))
 }
 
 /// Whether the transaction only reads, so that it needs no log entry. A nested transaction counts as a write.

@@ -209,7 +209,7 @@ impl<C: CallKey> WatchHub<C> {
         if request.start_revision < 0 {
             return refuse(self.header, super::status::COMPACTED.text, sink);
         }
-        let Some(range) = KeyRange::of(request.key.clone(), request.range_end.clone()) else {
+        let Some(range) = KeyRange::of(&request.key, &request.range_end) else {
             return refuse(self.header, "mvcc: watcher range is empty", sink);
         };
         let id = if request.watch_id == 0 {

@@ -28,7 +28,6 @@ use super::{
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
-    tree_base::TreeBase,
 };
 use crate::metrics::CoreMetrics;
 
@@ -60,6 +59,10 @@ pub struct MemberOptions {
     pub election_ticks: u32,
     /// Election time-out. Units: nanoseconds.
     pub election_timeout_ns: u64,
+    /// Refuse member changes that endanger the quorum.
+    pub strict_reconfig_check: bool,
+    /// How many learners the cluster may have.
+    pub max_learners: u64,
     /// Ask before standing for election.
     pub pre_vote: bool,
     /// Seed of the election jitter.
@@ -189,7 +192,7 @@ impl Engine {
         if is_new && applied.index > 0 {
             return Err(BootError::LogLost { applied: applied.index });
         }
-        let base = Arc::new(TreeBase::new(root));
+        let base: Arc<dyn Base> = root;
         let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
         let store = Store::restore(base, applied.clone())?;
         let start = if is_new {
@@ -322,6 +325,7 @@ fn wal_options(options: &MemberOptions) -> WalOptions {
         dir: options.wal_dir.clone(),
         segment_size_bytes: options.wal_segment_bytes,
         token_base: 1 << 61,
+        log_id: options.seed,
         ..WalOptions::default()
     }
 }
@@ -501,6 +505,7 @@ impl Rows {
             batch_waits: false,
             replies: Vec::new(),
             forwards: Default::default(),
+            changes: Default::default(),
             removed: false,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),

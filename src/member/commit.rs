@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use storage::{
     io::{Completion, Disk},
-    mvcc::{CommitBatch, CommitOps, Store},
+    mvcc::{Base, CommitBatch, CommitOps, Store},
     tree::{MetaUser, Progress, Tree, TreeError},
 };
 
-use super::{Fault, tree_base::TreeBase};
+use super::Fault;
 
 /// Rows put into the tree in one slice.
 const ROWS_PER_SLICE: usize = 256;
@@ -54,8 +54,8 @@ pub enum Step {
     Idle,
     /// A commit is durable.
     Done {
-        /// The applied index in the tree.
-        applied_index: u64,
+        /// What the tree has applied.
+        applied: MetaUser,
         /// How long it took.
         took_ns: u64,
     },
@@ -286,8 +286,8 @@ impl Committer {
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
-        let applied_index = root.user().applied_index;
-        let base = Arc::new(TreeBase::new(root));
+        let applied = root.user().clone();
+        let base: Arc<dyn Base> = root;
         match batch {
             Some(batch) => store.on_committed(base, &batch),
             None => store.on_root(base),
@@ -295,7 +295,7 @@ impl Committer {
         self.finish_shrinking();
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {
-            applied_index,
+            applied,
             took_ns: now_ns.saturating_sub(since_ns),
         })
     }

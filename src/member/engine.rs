@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 
-use raft::{Entry, Message, PersistToken};
+use raft::{ConfState, Entry, Message, PersistToken, SnapshotMetadata};
 use storage::{
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
+    tree::MetaUser,
     wal::{AppendToken, Space, Wal},
 };
 
@@ -244,6 +245,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
         }
         self.member.finish_rounds();
+        self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
     }
@@ -347,10 +349,10 @@ impl Engine {
         let persisted = self.member.raft.persisted_index();
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}
-            Step::Done { applied_index, took_ns } => {
+            Step::Done { applied, took_ns } => {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
                 self.dirty = true;
-                self.release(applied_index);
+                self.release(&applied)?;
                 self.answer_compaction()?;
                 self.answer_defragmented();
             }
@@ -375,14 +377,26 @@ impl Engine {
     }
 
     /// Lets go of log entries that the tree has, but for those kept for followers that lag.
-    fn release(&mut self, tree_index: u64) {
+    fn release(&mut self, durable: &MetaUser) -> Result<(), Fault> {
+        let conf_state = ConfState::decode(&durable.conf_state).map_err(|error| Fault::Raft(error.to_string()))?;
+        let (index, term) = (durable.applied_index, durable.applied_term);
+        self.member.raft.set_snapshot(SnapshotMetadata {
+            conf_state,
+            index,
+            term,
+        });
         let kept = self.member.options.catch_up_entries;
         let first = self.member.raft.first_index();
-        let to = tree_index.saturating_sub(kept);
+        let to = index.saturating_sub(kept);
         // In steps, so that a release is worth its while.
-        if to > first + kept / 4 && self.member.raft.compact(to).is_ok() {
+        if to > first + kept / 4 {
+            self.member
+                .raft
+                .compact(to)
+                .map_err(|error| Fault::Raft(error.to_string()))?;
             self.wal.release(to);
         }
+        Ok(())
     }
 
     fn answer_compaction(&mut self) -> Result<(), Fault> {

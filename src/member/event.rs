@@ -4,7 +4,7 @@ use bytes::Bytes;
 use net::peer::{Answer, Call};
 use raft::Message;
 
-use super::{Refusal, lessor::LeaseInfo};
+use super::{MemberChange, Refusal, lessor::LeaseInfo};
 
 /// Names one call of a shard: the request id of its log entry, unique across restarts.
 ///
@@ -54,6 +54,11 @@ pub enum Request {
     },
     /// Give the free tail of the tree back to the file system and answer when done.
     Defragment,
+    /// Change the cluster's members.
+    ChangeMembers {
+        /// How.
+        change: MemberChange,
+    },
     /// Hand leadership to a member.
     MoveLeader {
         /// The member.
@@ -91,6 +96,13 @@ pub enum Event {
     PeerAnswer {
         /// The answer.
         answer: Answer,
+    },
+    /// The link to a member came up or went down.
+    Link {
+        /// The member.
+        id: u64,
+        /// It is up.
+        up: bool,
     },
     /// A message to this member was dropped on the way.
     Unreachable(u64),
@@ -151,6 +163,11 @@ pub enum Outcome {
     Leases(Vec<i64>),
     /// Alarms listed or changed: (member, kind).
     Alarms(Vec<(u64, i32)>),
+    /// The members changed; the view tells how.
+    Members {
+        /// The member that the change was about.
+        subject: u64,
+    },
     /// Done, with nothing to tell: a barrier, a membership or version entry, a defragmentation.
     Done,
 }

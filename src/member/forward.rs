@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
 
-use super::{Asker, Member, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead, lessor::LeaseInfo};
+use super::{
+    Asker, Member, MemberChange, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead, lessor::LeaseInfo,
+};
 
 /// A question without an answer is sent again after this long. Units: nanoseconds.
 const RETRY_NS: u64 = 500_000_000;
@@ -44,6 +46,8 @@ struct Forward {
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     waiting: BTreeMap<RequestId, Forward>,
+    /// Done by the leader, up to an index that is to be applied here.
+    unapplied: Vec<(u64, ShardIndex, Call)>,
     calls: Vec<(u64, Call)>,
     answers: Vec<(u64, Answer)>,
 }
@@ -129,6 +133,23 @@ impl Member {
         }
     }
 
+    /// Answers what the leader has done and this member has now applied.
+    pub(super) fn finish_forwards(&mut self) {
+        if self.forwards.unapplied.is_empty() {
+            return;
+        }
+        let applied = self.applied.index;
+        for wait in std::mem::take(&mut self.forwards.unapplied) {
+            let (index, shard, call) = wait;
+            if index <= applied {
+                let subject = call.subject;
+                self.answer(shard, call.id, Ok(Outcome::Members { subject }));
+            } else {
+                self.forwards.unapplied.push(wait);
+            }
+        }
+    }
+
     /// A request of another member.
     pub(super) fn on_call(&mut self, from: u64, call: Call) {
         let asker = Asker::Peer(from, call.id);
@@ -150,7 +171,7 @@ impl Member {
                 let info = self.lessor.info(lease, call.with_keys, self.now_ns);
                 self.settle(asker, Ok(Outcome::LeaseInfo(info)));
             }
-            CallMethod::Promote => self.settle(asker, Err(Refusal::NotCapable)),
+            CallMethod::Promote => self.start_change(asker, call.id, MemberChange::Promote(call.subject)),
         }
     }
 
@@ -168,7 +189,8 @@ impl Member {
                 answer.keys = info.keys;
             }
             Ok(Outcome::LeaseInfo(None)) => answer.status = number_of(Refusal::LeaseNotFound),
-            Ok(_) => {}
+            // The member that asked answers once it has applied the change too.
+            Ok(_) => answer.first = self.applied.index as i64,
             Err(refusal) => answer.status = number_of(refusal),
         }
         self.forwards.answers.push((to, answer));
@@ -198,7 +220,10 @@ impl Member {
                 keys: answer.keys,
             }))),
             (Some(Refusal::LeaseNotFound), CallMethod::LeaseInfo) => Ok(Outcome::LeaseInfo(None)),
-            (None, CallMethod::Promote) => Ok(Outcome::Done),
+            (None, CallMethod::Promote) => {
+                let wait = (answer.first as u64, shard, call);
+                return self.forwards.unapplied.push(wait);
+            }
             (Some(refusal), _) => Err(refusal),
         };
         self.answer(shard, call.id, result);

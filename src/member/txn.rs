@@ -67,6 +67,13 @@ pub struct WriteCounts {
     pub deletes: u64,
 }
 
+/// What one walk over the chosen operations checks.
+#[derive(Clone, Copy)]
+enum Check {
+    Puts,
+    Ranges,
+}
+
 /// The branch each transaction takes, in the order of a walk that visits the chosen operations.
 type Path = Vec<bool>;
 
@@ -89,6 +96,8 @@ impl<'s, 'l> Writer<'s, 'l> {
 
     /// Checks and runs a put; the key's last change before it.
     pub fn put(&mut self, request: &PutRequest) -> Applied<Option<Rev>> {
+        // A lone put looks for the lease first, one in a transaction for the key.
+        self.check_lease(request)?;
         self.check_put(request)?;
         self.run_put(request)
     }
@@ -112,7 +121,8 @@ impl<'s, 'l> Writer<'s, 'l> {
     pub fn txn(&mut self, request: &TxnRequest) -> Applied<TxnOutcome> {
         let mut path = Path::new();
         self.choose(request, &mut path)?;
-        self.check_ops(request, &mut path.iter())?;
+        self.check_ops(request, &mut path.iter(), Check::Puts)?;
+        self.check_ops(request, &mut path.iter(), Check::Ranges)?;
         let mut outcome = self.run_ops(request, &mut path.iter())?;
         outcome.revision = self.revision();
         Ok(outcome)
@@ -186,24 +196,26 @@ impl<'s, 'l> Writer<'s, 'l> {
         ))
     }
 
-    fn check_ops(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Applied<()> {
+    /// All puts are checked before any range, as etcd does.
+    fn check_ops(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>, what: Check) -> Applied<()> {
         let succeeded = *path.next().expect("the path has a step for every transaction walked");
         for op in branch(request, succeeded) {
-            match &op.request {
-                Some(Op::RequestRange(range)) => self.check_range(range)?,
-                Some(Op::RequestPut(put)) => self.check_put(put)?,
-                Some(Op::RequestTxn(inner)) => self.check_ops(inner, path)?,
-                Some(Op::RequestDeleteRange(_)) | None => {}
+            match (&op.request, what) {
+                (Some(Op::RequestRange(range)), Check::Ranges) => self.check_range(range)?,
+                (Some(Op::RequestPut(put)), Check::Puts) => self.check_put(put)?,
+                (Some(Op::RequestTxn(inner)), _) => self.check_ops(inner, path, what)?,
+                _ => {}
             }
         }
         Ok(())
     }
 
+    /// A negative revision is below every compacted one here, though a lone range takes it for "now".
     fn check_range(&self, request: &RangeRequest) -> Applied<()> {
         if request.revision > self.txn.revision() - 1 {
             return Err(Refusal::FutureRevision.into());
         }
-        if request.revision > 0 && request.revision < self.compact_revision {
+        if request.revision != 0 && request.revision < self.compact_revision {
             return Err(Refusal::Compacted.into());
         }
         Ok(())
@@ -213,6 +225,10 @@ impl<'s, 'l> Writer<'s, 'l> {
         if (request.ignore_value || request.ignore_lease) && self.txn.get(&request.key).is_none() {
             return Err(Refusal::KeyNotFound.into());
         }
+        self.check_lease(request)
+    }
+
+    fn check_lease(&self, request: &PutRequest) -> Applied<()> {
         if request.lease != 0 && !self.lessor.contains(request.lease) {
             return Err(Refusal::LeaseNotFound.into());
         }

@@ -38,6 +38,8 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         tick_ns,
         election_ticks: config.election_ticks() as u32,
         election_timeout_ns: config.election_timeout_ms * 1_000_000,
+        strict_reconfig_check: config.strict_reconfig_check,
+        max_learners: config.max_learners,
         pre_vote: config.pre_vote,
         seed,
         request_timeout_ns: config.request_timeout().as_nanos() as u64,

@@ -11,5 +11,5 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use export::{Export, ExportOptions, TRAILER_LEN};
+pub use export::{ConfStateJson, Export, ExportOptions, TRAILER_LEN};
 pub use reader::{BboltError, BboltFile, split_trailer};

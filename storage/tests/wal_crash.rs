@@ -117,8 +117,8 @@ fn explore_seed(seed: u64, steps: u64, images_per_call: usize, images: &Arc<Atom
 #[test]
 fn nothing_acknowledged_is_lost_wherever_the_power_fails() {
     let images = Arc::new(AtomicU64::new(0));
-    for seed in 0..60 * scale() {
-        explore_seed(seed, 120, 4, &images);
+    for seed in 0..6 * scale() {
+        explore_seed(seed, 120, 3, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
 }
@@ -126,7 +126,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_fails() {
 #[test]
 fn every_subset_of_the_writes_in_flight_is_survived() {
     let images = Arc::new(AtomicU64::new(0));
-    for seed in 1000..1000 + 10 * scale() {
+    for seed in 1000..1000 + 2 * scale() {
         explore_seed(seed, 40, 40, &images);
     }
     println!("{} images", images.load(Ordering::Relaxed));
@@ -256,10 +256,11 @@ fn whole_batches_behind_a_cut_never_revive() {
         let (_, recovered) = open(&mut image.kill()).unwrap();
         assert!(recovered.entries.is_empty(), "cut batches came back");
     }
-    wal.append(&[entry(2, 1, 100)], None, None);
+    // The very batch that was lost, written again: without a new epoch the chain of checksums would go on behind it.
+    wal.append(&[entry(1, 1, 100)], None, None);
     wal.pump(&mut image).unwrap();
     let (_, recovered) = open(&mut image.kill()).unwrap();
-    assert_eq!(recovered.entries, [entry(2, 1, 100)]);
+    assert_eq!(recovered.entries, [entry(1, 1, 100)]);
 }
 
 #[test]
@@ -365,6 +366,24 @@ fn any_call_that_fails_while_opening_is_an_error_and_the_next_opening_is_well() 
         });
         assert!(matches!(open(&mut disk), Err(WalError::Disk(_))), "call {after}");
         let (_, recovered) = open(&mut disk.kill()).unwrap();
+        driver.model().check(&recovered).unwrap();
+    }
+}
+
+#[test]
+fn the_log_does_not_start_at_a_segment_whose_opener_is_still_in_flight() {
+    let mut driver = Driver::new(SimDisk::new());
+    driver.put(3000).unwrap();
+    driver.put(3000).unwrap();
+    driver.release(2);
+    driver.disk.hold_completions(Some(1));
+    for index in 3..=4 {
+        driver.append(&[entry(1, index, 3000)], None, None);
+        driver.turn().unwrap();
+    }
+    assert!(driver.wal.segment_count() == 2 && driver.disk.held() >= 2);
+    for mut image in driver.disk.legal_images(64, 1) {
+        let (_, recovered) = open(&mut image).unwrap();
         driver.model().check(&recovered).unwrap();
     }
 }

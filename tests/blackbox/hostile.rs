@@ -89,15 +89,15 @@ fn hostile(rng: &mut Rng) -> Vec<u8> {
             // The length of the message lies.
             let claimed = (rng.bits() as u32 >> rng.below(32)).to_be_bytes();
             let message = [&[rng.below(3) as u8][..], &claimed, &rng.bytes(length)].concat();
-            call(*rng.pick::<&str>(&PATHS), &message)
+            call(rng.pick::<&str>(&PATHS), &message)
         }
-        5 => call(*rng.pick::<&str>(&PATHS), &grpc_message(&rng.bytes(length))),
+        5 => call(rng.pick::<&str>(&PATHS), &grpc_message(&rng.bytes(length))),
         6 => mutated(
             rng,
             b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello".to_vec(),
         ),
         _ => {
-            let mut stream = call(*rng.pick::<&str>(&PATHS), &grpc_message(&rng.bytes(length)));
+            let mut stream = call(rng.pick::<&str>(&PATHS), &grpc_message(&rng.bytes(length)));
             stream.truncate(rng.below(stream.len() as u64) as usize);
             stream
         }

@@ -280,3 +280,19 @@ async fn what_was_put_survives_a_restart() {
     assert_eq!(revision(&after.header), revision(&before.header));
     assert_eq!(client.put("next", "v").await, revision(&before.header) + 1);
 }
+
+#[tokio::test]
+async fn an_unknown_lease_is_noticed_before_a_missing_key_by_a_put_and_after_it_by_a_transaction() {
+    let (_server, client) = fresh().await;
+    let put = PutRequest {
+        lease: 9,
+        ignore_value: true,
+        ..put_request("missing", "")
+    };
+    let answer = client.try_put(put.clone()).await;
+    refused(answer, Code::NotFound, "etcdserver: requested lease not found");
+    let answer = client
+        .try_txn(txn_of(vec![op(pb::etcdserverpb::request_op::Request::RequestPut(put))]))
+        .await;
+    refused(answer, Code::InvalidArgument, "etcdserver: key not found");
+}

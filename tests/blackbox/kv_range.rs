@@ -194,6 +194,20 @@ async fn a_sorted_range_is_cut_after_the_sort() {
 }
 
 #[tokio::test]
+async fn a_sort_target_without_an_order_sorts_what_the_limit_left_and_one_more() {
+    let (_server, client) = mixed_store().await;
+    // By name the first three are a (3), b (8), c (7); sorted by modification a, c, b; then cut to two.
+    let range = RangeRequest {
+        sort_target: SortTarget::Mod.into(),
+        limit: 2,
+        ..all_range()
+    };
+    let answer = client.range(range).await;
+    assert_eq!(keys(&answer.kvs), ["a", "c"]);
+    assert_eq!((answer.more, answer.count), (true, 4));
+}
+
+#[tokio::test]
 async fn revision_filters_keep_what_lies_between() {
     let (_server, client) = mixed_store().await;
     let mods = RangeRequest {

@@ -8,6 +8,8 @@
 //! tests, else `etcd` on PATH), `ETCORE_TEST_SCALE` (multiplier of volumes, default 1), `ETCORE_TEST_SEED` (replays one
 //! seed).
 
+mod auth;
+mod bench;
 mod cluster;
 mod compaction;
 mod crash;
@@ -15,6 +17,7 @@ mod differential;
 mod disk_full;
 mod etcdctl;
 mod flags;
+mod gateway;
 mod health;
 mod hostile;
 mod http;
@@ -22,6 +25,7 @@ mod kv_delete;
 mod kv_put;
 mod kv_range;
 mod lease;
+mod locks;
 mod maintenance;
 mod quota;
 mod range_stream;

@@ -11,7 +11,7 @@ async fn status_describes_the_member() {
     let (server, client) = fresh().await;
     client.put("k", "v").await;
     let status = client.status().await;
-    let header = status.header.clone().unwrap();
+    let header = status.header.unwrap();
     assert_eq!(status.version, server_version());
     assert_eq!((status.leader, header.revision), (header.member_id, 2));
     assert!(status.db_size > 0 && status.db_size_in_use > 0 && status.db_size_in_use <= status.db_size);

@@ -13,8 +13,8 @@ pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-pub use http::{HttpAnswer, http};
-pub use process::{Process, signal};
+pub use http::{http, post};
+pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};
 pub use server::{Server, binary_under_test, free_port, is_reference, server_version};

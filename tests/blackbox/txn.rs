@@ -2,7 +2,7 @@
 
 use crate::support::{
     pb::etcdserverpb::{
-        PutRequest, RangeRequest, RequestOp,
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
         compare::{CompareResult::Equal, TargetUnion},
         request_op::Request,
     },
@@ -149,6 +149,48 @@ async fn a_future_or_compacted_revision_fails_the_whole_transaction() {
 }
 
 #[tokio::test]
+async fn a_negative_revision_is_compacted_inside_a_transaction_that_writes() {
+    let (_server, client) = fresh().await;
+    client.put("k", "2").await;
+    let ops = |revision| {
+        txn_of(vec![
+            put_op("l", "v"),
+            range_op(RangeRequest {
+                revision,
+                ..key_range("k")
+            }),
+        ])
+    };
+    client.txn(ops(-1)).await;
+    client.compact(2).await;
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    refused(client.try_txn(ops(-1)).await, Code::OutOfRange, compacted);
+    refused(client.try_txn(ops(-7)).await, Code::OutOfRange, compacted);
+    let reads = txn_of(vec![range_op(RangeRequest {
+        revision: -1,
+        ..key_range("k")
+    })]);
+    refused(client.try_txn(reads).await, Code::OutOfRange, compacted);
+}
+
+#[tokio::test]
+async fn all_puts_are_checked_before_any_range() {
+    let (_server, client) = fresh().await;
+    let future = range_op(RangeRequest {
+        revision: 100,
+        ..key_range("k")
+    });
+    let unknown_lease = op(Request::RequestPut(PutRequest {
+        lease: 777,
+        ..put_request("k", "v")
+    }));
+    let answer = client
+        .try_txn(txn_of(vec![future, txn_op(txn_of(vec![unknown_lease]))]))
+        .await;
+    refused(answer, Code::NotFound, "etcdserver: requested lease not found");
+}
+
+#[tokio::test]
 async fn headers_inside_carry_the_revision_alone() {
     let (_server, client) = fresh().await;
     client.put("old", "v").await;
@@ -237,6 +279,43 @@ async fn overlaps_that_cannot_conflict_are_allowed() {
     client
         .txn(txn_of(vec![put_op("b", "1"), get_op("b"), range_op(all_range())]))
         .await;
+}
+
+#[tokio::test]
+async fn a_delete_without_an_end_escapes_the_check_for_duplicates() {
+    // etcd reads the end "\0" as a key there, not as "no end"; clients may rely on what it accepts.
+    let (_server, client) = fresh().await;
+    let delete = DeleteRangeRequest {
+        key: "a".into(),
+        range_end: vec![0],
+        prev_kv: false,
+    };
+    let delete = op(Request::RequestDeleteRange(delete));
+    client
+        .txn(txn_of(vec![put_op("b", "1"), delete.clone(), put_op("c", "2")]))
+        .await;
+    assert_eq!(keys(&client.range(all_range()).await.kvs), ["c"]);
+    client.txn(txn_of(vec![delete, put_op("c", "3")])).await;
+    assert_eq!(client.range(key_range("c")).await.kvs[0].version, 1);
+}
+
+#[tokio::test]
+async fn a_nested_put_conflicts_with_deletes_of_earlier_siblings_only() {
+    let (_server, client) = fresh().await;
+    let put = || txn_op(txn_of(vec![put_op("a", "v")]));
+    let delete = || txn_op(txn_of(vec![delete_op("a")]));
+    client.txn(txn_of(vec![put(), delete()])).await;
+    assert_eq!(client.get("a").await, None);
+    refused(
+        client.try_txn(txn_of(vec![delete(), put()])).await,
+        Code::InvalidArgument,
+        DUPLICATE,
+    );
+    refused(
+        client.try_txn(txn_of(vec![put(), delete_op("a")])).await,
+        Code::InvalidArgument,
+        DUPLICATE,
+    );
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use CompareResult::{Equal, Greater, Less, NotEqual};
 use TargetUnion::{CreateRevision, Lease, ModRevision, Value, Version};
 use tonic::Code;
 
+/// Makes the expected side of a compare from a number.
+type Target = fn(i64) -> TargetUnion;
+
 async fn holds(client: &Client, compares: Vec<Compare>) -> bool {
     client.txn(txn(compares, vec![], vec![])).await.succeeded
 }
@@ -47,8 +50,7 @@ async fn store() -> (Server, Client, i64) {
 #[tokio::test]
 async fn every_number_target_compares_in_every_relation() {
     let (_server, client, lease) = store().await;
-    let targets: [(fn(i64) -> TargetUnion, i64); 4] =
-        [(Version, 2), (CreateRevision, 2), (ModRevision, 3), (Lease, lease)];
+    let targets: [(Target, i64); 4] = [(Version, 2), (CreateRevision, 2), (ModRevision, 3), (Lease, lease)];
     for (target, actual) in targets {
         check(&client, "k", target(actual), &[Equal]).await;
         check(&client, "k", target(actual - 1), &[Greater, NotEqual]).await;
@@ -69,7 +71,7 @@ async fn values_compare_as_bytes() {
 #[tokio::test]
 async fn a_missing_key_compares_as_zero() {
     let (_server, client, _) = store().await;
-    for target in [Version, CreateRevision, ModRevision, Lease] as [fn(i64) -> TargetUnion; 4] {
+    for target in [Version, CreateRevision, ModRevision, Lease] as [Target; 4] {
         check(&client, "missing", target(0), &[Equal]).await;
         check(&client, "missing", target(1), &[Less, NotEqual]).await;
     }

@@ -97,8 +97,8 @@ impl ClientConn {
         Some(event)
     }
 
-    /// Starts a call with that metadata (names in lower case, values in wire form); `None` while the connection takes no
-    /// more: the server's limit of streams is reached, or it is going away.
+    /// Starts a call with that metadata (names in lower case, values in wire form); `None` while the connection takes
+    /// no more: the server's limit of streams is reached, or it is going away.
     pub fn start_call(&mut self, path: &str, metadata: &[(&str, &str)]) -> Option<StreamId> {
         let slot = self.h2.open_stream()?;
         let id = StreamId(self.h2.stream_id(slot));

@@ -87,8 +87,8 @@ impl Assembly {
         self.partial.as_ref().map_or(0, |partial| partial.body.len())
     }
 
-    /// Takes a payload; calls `emit` for each message with how many bytes of the payload it brought. Returns the rest of the
-    /// payload's bytes, which are part of an unfinished message.
+    /// Takes a payload; calls `emit` for each message with how many bytes of the payload it brought. Returns the rest
+    /// of the payload's bytes, which are part of an unfinished message.
     #[inline]
     pub(super) fn feed(
         &mut self,

@@ -21,8 +21,8 @@ pub enum Event {
         /// Path, timeout and metadata.
         head: RequestHead,
     },
-    /// One whole message of a call. It shares memory with its neighbours (at most 16 KiB beyond its own length), so what
-    /// lives for long had better be copied.
+    /// One whole message of a call. It shares memory with its neighbours (at most 16 KiB beyond its own length), so
+    /// what lives for long had better be copied.
     Message {
         /// The stream of the call.
         stream: StreamId,
@@ -184,8 +184,8 @@ impl ServerConn {
         Some(slot)
     }
 
-    /// Sends response metadata (names in lower case) ahead of the first message. Without it the first message brings the
-    /// usual headers.
+    /// Sends response metadata (names in lower case) ahead of the first message. Without it the first message brings
+    /// the usual headers.
     pub fn send_headers(&mut self, stream: StreamId, metadata: &[(&str, &str)]) {
         let Some(slot) = self.h2.find(stream.0) else { return };
         let call = self.h2.user(slot);

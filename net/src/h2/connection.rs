@@ -1,8 +1,8 @@
 //! One connection, either role: the state all frames act on.
 //!
-//! `receive` takes bytes and calls the [`Handler`] for what they mean; the `send_*` methods append frames to one output buffer,
-//! or to the queue of the stream where a window or the size of the output is in the way. [`recv`] is the first half, [`send`]
-//! the second, [`life`] pings, time and the end of the connection.
+//! `receive` takes bytes and calls the [`Handler`] for what they mean; the `send_*` methods append frames to one output
+//! buffer, or to the queue of the stream where a window or the size of the output is in the way. [`recv`] is the first
+//! half, [`send`] the second, [`life`] pings, time and the end of the connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,7 +94,8 @@ pub(crate) struct Connection<S> {
     closed_here: VecDeque<u32>,
 
     recv_window: i64,
-    /// The window new streams of the peer have: the default or ours, whichever is larger, until the peer has taken our SETTINGS.
+    /// The window new streams of the peer have: the default or ours, whichever is larger, until the peer has taken our
+    /// SETTINGS.
     stream_window: i64,
     credit: u32,
 

@@ -1,8 +1,8 @@
 //! HPACK (RFC 7541): header lists to bytes and back, with a table that both ends keep in step.
 //!
-//! A block that changes no table means the same as long as the table stays the same. Both directions use that: the decoder
-//! remembers the last such blocks and what they meant, the encoder what it wrote. So a client that repeats itself costs a
-//! comparison of some twenty bytes per request.
+//! A block that changes no table means the same as long as the table stays the same. Both directions use that: the
+//! decoder remembers the last such blocks and what they meant, the encoder what it wrote. So a client that repeats
+//! itself costs a comparison of some twenty bytes per request.
 
 mod decoder;
 mod encoder;

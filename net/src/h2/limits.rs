@@ -7,8 +7,8 @@ pub struct Limits {
     ///
     /// Units: bytes. Source: etcd's `--max-request-bytes` + 512 KiB.
     pub message_bytes_max: u32,
-    /// Streams a peer may have open, as told in SETTINGS; `u32::MAX` says nothing, as grpc-go does. The real bound is the
-    /// smaller of this and [`STREAMS_OPEN_MAX`].
+    /// Streams a peer may have open, as told in SETTINGS; `u32::MAX` says nothing, as grpc-go does. The real bound is
+    /// the smaller of this and [`STREAMS_OPEN_MAX`].
     pub streams_max: u32,
     /// What a peer may send on one stream before it is credited.
     ///

@@ -269,7 +269,9 @@ impl RawNode {
             .tracker
             .get_mut(to)
             .expect("snapshots go to members of the configuration");
-        if !progress.recent_active {
+        // Without voters it is only the start of the log after a boot, and the member has not named a snapshot yet.
+        let nameless = self.offered.conf_state.voters.is_empty();
+        if nameless || !progress.recent_active {
             // Nobody there to take it: a stream would only keep the snapshot from being released.
             return false;
         }

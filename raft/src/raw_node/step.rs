@@ -7,6 +7,9 @@ use crate::error::StepError;
 use crate::ready::ReadState;
 use crate::types::{Message, MessageType, Role};
 
+/// Terms and indexes of messages stay below this, so that counting on from them never overflows.
+const HIGHEST_NUMBER: u64 = u64::MAX >> 1;
+
 impl RawNode {
     /// Checks a message, settles the terms, and lets the role handle it.
     pub(super) fn step_message(&mut self, message: Message) -> Result<(), StepError> {
@@ -210,6 +213,18 @@ fn check_shape(message: &Message) -> Result<(), StepError> {
     if termless != (message.term == 0) {
         return malformed("its term is missing, or it has one and must not");
     }
+    let snapshot_index = message.snapshot.as_ref().map_or(0, |snapshot| snapshot.metadata.index);
+    let numbers = [
+        message.term,
+        message.index,
+        message.log_term,
+        message.commit,
+        message.reject_hint,
+        snapshot_index,
+    ];
+    if numbers.iter().any(|&number| number > HIGHEST_NUMBER) {
+        return malformed("it holds a term or index that no group ever reaches");
+    }
     match message.msg_type {
         MsgApp => {
             let mut before = (message.log_term, message.index);
@@ -223,6 +238,9 @@ fn check_shape(message: &Message) -> Result<(), StepError> {
         MsgSnap => match &message.snapshot {
             None => return malformed("it carries no snapshot"),
             Some(snapshot) if snapshot.metadata.index == 0 => return malformed("its snapshot is empty"),
+            Some(snapshot) if snapshot.metadata.conf_state.voters.is_empty() => {
+                return malformed("its snapshot has no voters");
+            }
             Some(snapshot) if snapshot.metadata.term > message.term => {
                 return malformed("its snapshot is of the future");
             }

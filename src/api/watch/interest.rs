@@ -21,13 +21,15 @@ impl KeyRange {
     /// The range of a request: an empty key means `\0`, an empty end the single key, the end `\0` no end.
     ///
     /// Errors: the end is not above the key: the range is empty (`None`).
-    pub fn of(key: Bytes, end: Bytes) -> Option<KeyRange> {
-        let key = if key.is_empty() { Bytes::from_static(&[0]) } else { key };
-        match &end[..] {
-            [] => Some(KeyRange::Single(key)),
-            [0] => Some(KeyRange::Span(key, None)),
+    pub fn of(key: &[u8], end: &[u8]) -> Option<KeyRange> {
+        // Copied: a watcher lives long and must not keep the buffer of its request alive.
+        let copy = Bytes::copy_from_slice;
+        let key = if key.is_empty() { &[0] } else { key };
+        match end {
+            [] => Some(KeyRange::Single(copy(key))),
+            [0] => Some(KeyRange::Span(copy(key), None)),
             _ if end <= key => None,
-            _ => Some(KeyRange::Span(key, Some(end))),
+            _ => Some(KeyRange::Span(copy(key), Some(copy(end)))),
         }
     }
 
@@ -159,11 +161,7 @@ mod tests {
     use super::*;
 
     fn range(key: &str, end: &str) -> KeyRange {
-        KeyRange::of(
-            Bytes::copy_from_slice(key.as_bytes()),
-            Bytes::copy_from_slice(end.as_bytes()),
-        )
-        .unwrap()
+        KeyRange::of(key.as_bytes(), end.as_bytes()).unwrap()
     }
 
     fn found(interest: &Interest<u32>, key: &str) -> Vec<u32> {
@@ -200,8 +198,8 @@ mod tests {
     #[test]
     fn an_empty_key_watches_from_the_first_key_and_an_empty_range_is_refused() {
         assert_eq!(range("", ""), KeyRange::Single(Bytes::from_static(&[0])));
-        assert_eq!(KeyRange::of(Bytes::from("b"), Bytes::from("a")), None);
-        assert_eq!(KeyRange::of(Bytes::from("b"), Bytes::from("b")), None);
+        assert_eq!(KeyRange::of(b"b", b"a"), None);
+        assert_eq!(KeyRange::of(b"b", b"b"), None);
     }
 
     #[test]

@@ -7,10 +7,13 @@ use super::*;
 type Call = (u64, u32);
 const CALL: Call = (1, 1);
 
+/// (main, sub, key, value or deletion, encoded pair).
+type Told = (i64, i64, &'static str, Option<&'static str>, Vec<u8>);
+
 /// A history in memory: (main, sub, key, value or deletion).
 #[derive(Default)]
 struct Story {
-    events: Vec<(i64, i64, &'static str, Option<&'static str>, Vec<u8>)>,
+    events: Vec<Told>,
     compacted: i64,
 }
 
@@ -54,8 +57,8 @@ impl Past for Story {
     }
 
     fn before(&self, key: &[u8], main: i64, sub: i64) -> Option<Bytes> {
-        let earlier = self.events.iter().filter(|event| (event.0, event.1) < (main, sub));
-        let last = earlier.filter(|event| event.2.as_bytes() == key).next_back()?;
+        let earlier = |event: &&Told| (event.0, event.1) < (main, sub) && event.2.as_bytes() == key;
+        let last = self.events.iter().rfind(earlier)?;
         last.3.is_some().then(|| Bytes::from(last.4.clone()))
     }
 }

@@ -140,8 +140,13 @@ impl Link {
         }
     }
 
+    fn set_connected(&self, up: bool) {
+        self.connected.set(up);
+        self.ctx.tell(Event::Link { id: self.to, up });
+    }
+
     fn drop_queue(&self) {
-        self.connected.set(false);
+        self.set_connected(false);
         self.queued_bytes.set(0);
         let dropped = std::mem::take(&mut *self.queue.borrow_mut());
         if !dropped.is_empty() {
@@ -184,7 +189,7 @@ async fn run(link: Rc<Link>) {
             Ok(stream) => {
                 tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
                 complaint.clear();
-                link.connected.set(true);
+                link.set_connected(true);
                 let error = pass_on(&link, stream).await;
                 link.drop_queue();
                 if let Err(error) = error

@@ -27,6 +27,40 @@ pub struct ExportOptions {
     pub trailer: bool,
 }
 
+/// A raft configuration to be written as etcd's JSON of `raftpb.ConfState`, the value of `meta/confState`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConfStateJson<'a> {
+    /// Voters.
+    pub voters: &'a [u64],
+    /// Learners.
+    pub learners: &'a [u64],
+    /// Voters of the outgoing half of a joint configuration.
+    pub voters_outgoing: &'a [u64],
+    /// Voters that become learners when the joint configuration is left.
+    pub learners_next: &'a [u64],
+    /// The joint configuration is left by itself.
+    pub auto_leave: bool,
+}
+
+impl ConfStateJson<'_> {
+    /// The JSON: fields in etcd's order, empty lists left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let lists = [
+            ("voters", self.voters),
+            ("learners", self.learners),
+            ("voters_outgoing", self.voters_outgoing),
+            ("learners_next", self.learners_next),
+        ];
+        let mut out = String::from("{");
+        for (name, ids) in lists.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+            let ids: Vec<_> = ids.iter().map(u64::to_string).collect();
+            out += &format!("\"{name}\":[{}],", ids.join(","));
+        }
+        out += &format!("\"auto_leave\":{}}}", self.auto_leave);
+        out.into_bytes()
+    }
+}
+
 /// A view being written as a bbolt file: plan to the end, then emit. Holds its view until dropped.
 pub struct Export {
     view: StoreView,

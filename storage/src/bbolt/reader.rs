@@ -67,6 +67,9 @@ pub fn split_trailer(file: Bytes) -> Result<Bytes, BboltError> {
 }
 
 /// A bbolt file in memory. A [`Base`], so a store can be restored straight from it.
+///
+/// Order: [`BboltFile::check`] first, where the file comes from outside. Reading a damaged one is safe but may walk shared
+/// pages over and over.
 #[derive(Clone, Debug)]
 pub struct BboltFile {
     file: Bytes,

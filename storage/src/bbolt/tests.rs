@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BboltError, BboltFile, Export, ExportOptions, split_trailer};
+use super::{BboltError, BboltFile, ConfStateJson, Export, ExportOptions, split_trailer};
 use crate::{
     buckets::{Bucket, meta},
     mvcc::{AppliedState, Base, MemBase, Store, StoreView},
@@ -176,4 +176,25 @@ fn damage_is_told_apart_and_never_followed() {
         }
     }
     assert!(noticed > 50, "{noticed} of the flips were noticed");
+}
+
+#[test]
+fn a_configuration_has_the_json_of_etcd() {
+    let only = ConfStateJson {
+        voters: &[10_276_657_743_932_975_437],
+        ..ConfStateJson::default()
+    };
+    assert_eq!(
+        only.encode(),
+        br#"{"voters":[10276657743932975437],"auto_leave":false}"#
+    );
+    let joint = ConfStateJson {
+        voters: &[1, 2],
+        learners: &[3],
+        voters_outgoing: &[1],
+        learners_next: &[4],
+        auto_leave: true,
+    };
+    let wanted = br#"{"voters":[1,2],"learners":[3],"voters_outgoing":[1],"learners_next":[4],"auto_leave":true}"#;
+    assert_eq!(joint.encode(), wanted);
 }

@@ -1,13 +1,67 @@
 //! The disk of a serving member: io_uring through glommio.
+//!
+//! Writes and syncs go to the ring; everything else, which is rare, goes to the executor's blocking thread. Files opened
+//! with `direct_dsync` are written with `O_DIRECT | O_DSYNC` where the file system can, else buffered with `O_DSYNC`.
+//! Whether it can is found out once, on a file that is not empty: a first direct file that is empty misleads glommio
+//! about the device, and an unreadable sysfs makes it panic.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    cell::RefCell,
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+};
 
-use super::{Completion, Disk, DiskError, FileId, Op, Output, Pages, StdDisk, Token};
+use glommio::{
+    io::{BufferedFile, DmaFile},
+    sync::Semaphore,
+};
+
+use super::{
+    BLOCK_SIZE, Completion, Disk, DiskError, FileId, Op, OpenOptions, Output, Pages, StdDisk, Token, WriteBuf, system,
+};
+
+/// The file that tells what the file system can; stays in the root.
+const PROBE: &str = ".io-probe";
 
 /// Asynchronous calls in one directory, owned by the executor it was made on.
 pub struct GlommioDisk {
+    files: Rc<RefCell<Files>>,
+    ended: Rc<RefCell<Ended>>,
+    direct: bool,
+}
+
+struct Files {
     blocking: StdDisk,
-    waits: std::rc::Rc<std::cell::Cell<bool>>,
+    /// The ring's side of the open files, by their number; made at the first write.
+    rings: Vec<Option<Rc<RingFile>>>,
+}
+
+#[derive(Default)]
+struct Ended {
+    completions: Vec<Completion>,
+    waiting: Vec<Waker>,
+}
+
+/// A file as the ring knows it.
+struct RingFile {
+    path: RefCell<String>,
+    options: OpenOptions,
+    opening: Semaphore,
+    handle: RefCell<Option<Handle>>,
+}
+
+#[derive(Clone)]
+enum Handle {
+    Direct(Rc<DmaFile>),
+    Buffered(Rc<BufferedFile>),
 }
 
 impl GlommioDisk {
@@ -17,9 +71,20 @@ impl GlommioDisk {
     ///
     /// Errors: the directory can not be created, or its file system can not be probed.
     pub async fn new(root: impl AsRef<Path>) -> Result<GlommioDisk, DiskError> {
+        let blocking = StdDisk::new(root)?;
+        let reason = why_not_direct(blocking.root()).await;
+        let reason = reason.map_err(|error| DiskError::from_io("probe", PROBE, None, &error))?;
+        if let Some(reason) = &reason {
+            tracing::info!(%reason, "no direct I/O here: the log is written through the page cache with O_DSYNC");
+        }
+        let files = Rc::new(RefCell::new(Files {
+            blocking,
+            rings: Vec::new(),
+        }));
         Ok(GlommioDisk {
-            blocking: StdDisk::new(root)?,
-            waits: Default::default(),
+            files,
+            ended: Rc::default(),
+            direct: reason.is_none(),
         })
     }
 
@@ -27,38 +92,328 @@ impl GlommioDisk {
     ///
     /// Dropping the future loses nothing. The disk stays free for use: the future does not borrow it.
     pub fn completed(&self) -> impl Future<Output = ()> + use<> {
-        let waits = self.waits.clone();
-        std::future::poll_fn(move |_| {
-            if waits.get() {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
+        let ended = self.ended.clone();
+        std::future::poll_fn(move |context| {
+            let mut ended = ended.borrow_mut();
+            if !ended.completions.is_empty() {
+                return Poll::Ready(());
             }
+            if !ended.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                ended.waiting.push(context.waker().clone());
+            }
+            Poll::Pending
         })
     }
 
     /// Whether `direct_dsync` files bypass the page cache; if not, they are buffered with `O_DSYNC`.
     pub fn is_direct(&self) -> bool {
-        false
+        self.direct
+    }
+}
+
+impl Ended {
+    fn push(&mut self, token: Token, result: Result<Output, DiskError>) {
+        self.completions.push(Completion { token, result });
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Files {
+    /// The ring's side of an open file.
+    fn ring(&mut self, id: FileId) -> Rc<RingFile> {
+        let file = self.blocking.file(id);
+        let (path, options) = (file.path.clone(), file.options);
+        let at = id.0 as usize;
+        if self.rings.len() <= at {
+            self.rings.resize(at + 1, None);
+        }
+        let new = || {
+            let opening = Semaphore::new(1);
+            Rc::new(RingFile {
+                path: RefCell::new(path),
+                options,
+                opening,
+                handle: RefCell::default(),
+            })
+        };
+        self.rings[at].get_or_insert_with(new).clone()
+    }
+
+    /// Keeps the paths of open files right, for those the ring has yet to open.
+    fn renamed(&mut self, from: &str, to: &str) {
+        for id in self.blocking.open_files() {
+            let ring = self.ring(id);
+            if *ring.path.borrow() == from {
+                ring.path.replace(to.to_owned());
+            }
+        }
+    }
+
+    fn close(&mut self, id: FileId) {
+        self.blocking.close(id);
+        if let Some(ring) = self.rings.get_mut(id.0 as usize) {
+            *ring = None;
+        }
+    }
+}
+
+impl RingFile {
+    /// The file on the ring, opened at the first call.
+    async fn handle(&self, root: &Path, direct: bool) -> Result<Handle, DiskError> {
+        if let Some(handle) = &*self.handle.borrow() {
+            return Ok(handle.clone());
+        }
+        let _permit = self
+            .opening
+            .acquire_permit(1)
+            .await
+            .expect("the semaphore is never closed");
+        if let Some(handle) = &*self.handle.borrow() {
+            return Ok(handle.clone());
+        }
+        let path = system::resolve(root, &self.path.borrow());
+        let mut how = glommio::io::OpenOptions::new();
+        how.read(true).write(self.options.write);
+        if self.options.direct_dsync {
+            how.custom_flags(libc::O_DSYNC);
+        }
+        let opened = match self.options.direct_dsync && direct {
+            true => how.dma_open(&path).await.map(|file| Handle::Direct(Rc::new(file))),
+            false => how
+                .buffered_open(&path)
+                .await
+                .map(|file| Handle::Buffered(Rc::new(file))),
+        };
+        let handle = opened.map_err(|error| self.error("open", None, error))?;
+        self.handle.replace(Some(handle.clone()));
+        Ok(handle)
+    }
+
+    fn error(&self, op: &'static str, offset: Option<u64>, error: glommio::GlommioError<()>) -> DiskError {
+        let plain = match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::other(error.to_string()),
+        };
+        DiskError::from_io(op, &self.path.borrow(), offset, &plain)
+    }
+
+    async fn write(&self, root: &Path, direct: bool, offset: u64, data: WriteBuf) -> Result<Output, DiskError> {
+        let len = data.len();
+        self.options.check_alignment(offset, len);
+        let written = match self.handle(root, direct).await? {
+            Handle::Direct(file) => {
+                let mut buffer = file.alloc_dma_buffer(len);
+                fill(buffer.as_bytes_mut(), &data);
+                file.write_at(buffer, offset).await
+            }
+            Handle::Buffered(file) => file.write_at(data.to_vec(), offset).await,
+        };
+        match written.map_err(|error| self.error("write", Some(offset), error))? {
+            whole if whole == len => Ok(Output::Done),
+            short => {
+                let error = io::Error::other(format!("only {short} of {len} bytes were written"));
+                Err(DiskError::from_io("write", &self.path.borrow(), Some(offset), &error))
+            }
+        }
+    }
+
+    async fn sync(&self, root: &Path, direct: bool) -> Result<Output, DiskError> {
+        let synced = match self.handle(root, direct).await? {
+            Handle::Direct(file) => file.fdatasync().await,
+            Handle::Buffered(file) => file.fdatasync().await,
+        };
+        synced.map_err(|error| self.error("sync", None, error))?;
+        Ok(Output::Done)
+    }
+}
+
+fn fill(mut buffer: &mut [u8], data: &WriteBuf) {
+    let mut put = |piece: &[u8]| {
+        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(piece.len());
+        head.copy_from_slice(piece);
+        buffer = tail;
+    };
+    match data {
+        WriteBuf::Bytes(data) => put(data),
+        WriteBuf::Pieces(pieces) => pieces.iter().for_each(|piece| put(piece)),
+    }
+}
+
+/// Performs one submitted operation.
+async fn perform(files: &RefCell<Files>, root: PathBuf, direct: bool, op: Op) -> Result<Output, DiskError> {
+    match op {
+        Op::Write { file, offset, data } => {
+            let ring = files.borrow_mut().ring(file);
+            ring.write(&root, direct, offset, data).await
+        }
+        Op::Sync(file) => {
+            let ring = files.borrow_mut().ring(file);
+            ring.sync(&root, direct).await
+        }
+        Op::Close(file) => {
+            files.borrow_mut().close(file);
+            Ok(Output::Done)
+        }
+        Op::Open { path, options } => {
+            let opened = glommio::executor()
+                .spawn_blocking(move || system::open(&root, &path, options))
+                .await?;
+            Ok(Output::File(files.borrow_mut().blocking.add(opened)))
+        }
+        op => {
+            let file = op.file().map(|id| files.borrow().blocking.file(id).clone());
+            let rename = match &op {
+                Op::Rename { from, to } => Some((from.clone(), to.clone())),
+                _ => None,
+            };
+            let call = move || match file {
+                Some(file) => file.perform(&op),
+                None => system::on_path(&root, &op),
+            };
+            let output = glommio::executor().spawn_blocking(call).await?;
+            if let Some((from, to)) = rename {
+                files.borrow_mut().renamed(&from, &to);
+            }
+            Ok(output)
+        }
     }
 }
 
 impl Disk for GlommioDisk {
     fn submit(&mut self, token: Token, op: Op) {
-        self.blocking.submit(token, op);
-        self.waits.set(true);
+        let (files, ended, direct) = (self.files.clone(), self.ended.clone(), self.direct);
+        let root = files.borrow().blocking.root().to_owned();
+        glommio::spawn_local(async move {
+            let result = perform(&files, root, direct, op).await;
+            ended.borrow_mut().push(token, result);
+        })
+        .detach();
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {
-        self.waits.set(false);
-        self.blocking.poll(completions);
+        completions.append(&mut self.ended.borrow_mut().completions);
     }
 
     fn call(&mut self, op: Op) -> Result<Output, DiskError> {
-        self.blocking.call(op)
+        let mut files = self.files.borrow_mut();
+        match op {
+            Op::Close(file) => {
+                files.close(file);
+                Ok(Output::Done)
+            }
+            Op::Rename { from, to } => {
+                let output = files.blocking.call(Op::Rename {
+                    from: from.clone(),
+                    to: to.clone(),
+                })?;
+                files.renamed(&from, &to);
+                Ok(output)
+            }
+            op => files.blocking.call(op),
+        }
     }
 
     fn map(&mut self, file: FileId, reserve: u64) -> Result<Arc<dyn Pages>, DiskError> {
-        self.blocking.map(file, reserve)
+        self.files.borrow_mut().blocking.map(file, reserve)
     }
+}
+
+/// Why `direct_dsync` files can not bypass the page cache under `root`; `None` when they can.
+async fn why_not_direct(root: &Path) -> io::Result<Option<String>> {
+    let path = root.join(PROBE);
+    fs::write(&path, [0; BLOCK_SIZE])?;
+    if let Some(reason) = file_system_objects(&path)? {
+        return Ok(Some(reason));
+    }
+    let device = fs::metadata(&path)?.dev();
+    if let Some(reason) = sysfs_objects(device) {
+        return Ok(Some(reason));
+    }
+    // Order: this must be the first direct file that the executor opens on the device.
+    let read = async {
+        let file = DmaFile::open(&path).await?;
+        let read = file.read_at_aligned(0, BLOCK_SIZE).await.map(|data| data.len());
+        file.close().await?;
+        read
+    };
+    match read.await {
+        Ok(BLOCK_SIZE) => Ok(None),
+        Ok(short) => Ok(Some(format!("a direct read answered {short} of {BLOCK_SIZE} bytes"))),
+        Err(error) => Ok(Some(format!("a direct read failed: {error}"))),
+    }
+}
+
+fn file_system_objects(path: &Path) -> io::Result<Option<String>> {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            return Ok(Some("the file system has no O_DIRECT".to_owned()));
+        }
+        Err(error) => return Err(error),
+    };
+    // SAFETY: statfs is plain data, for which all zeros is a value.
+    let mut stats: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `stats` lives through the call.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &mut stats) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let magic = stats.f_type as u64;
+    if magic == libc::TMPFS_MAGIC as u64 || magic == OVERLAYFS {
+        return Ok(Some(format!(
+            "the file system (type {magic:#x}) lies in memory or over another"
+        )));
+    }
+    // SAFETY: statx is plain data, for which all zeros is a value.
+    let mut extended: libc::statx = unsafe { std::mem::zeroed() };
+    let empty = CString::default();
+    // SAFETY: the descriptor is open, `empty` is a C string, and `extended` lives through the call.
+    let answered = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &mut extended,
+        )
+    };
+    let known = answered == 0 && extended.stx_mask & libc::STATX_DIOALIGN != 0;
+    let align = extended.stx_dio_offset_align.max(extended.stx_dio_mem_align);
+    if known && (align == 0 || align as usize > BLOCK_SIZE) {
+        return Ok(Some(format!("direct I/O asks for an alignment of {align} bytes")));
+    }
+    Ok(None)
+}
+
+/// Reads what glommio is about to read, and panics over when it can not.
+fn sysfs_objects(device: u64) -> Option<String> {
+    let dir = match fs::canonicalize(format!("/sys/dev/block/{}:0", libc::major(device))) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("sysfs can not be read: {error}")),
+    };
+    let numbers = [
+        "rotational",
+        "minimum_io_size",
+        "optimal_io_size",
+        "logical_block_size",
+        "physical_block_size",
+        "max_sectors_kb",
+        "max_segment_size",
+    ];
+    let readable = |name: &&str| {
+        let text = fs::read_to_string(dir.join("queue").join(name)).unwrap_or_default();
+        text.trim().parse::<isize>().is_ok()
+    };
+    if let Some(name) = numbers.iter().find(|name| !readable(name)) {
+        return Some(format!("sysfs does not tell {name} of the device"));
+    }
+    let cache = fs::read_to_string(dir.join("queue/write_cache")).unwrap_or_default();
+    let known = ["write back", "write through"].contains(&cache.trim());
+    (!known || fs::read_dir(dir.join("slaves")).is_err()).then(|| "sysfs does not tell the device's cache".to_owned())
 }

@@ -58,6 +58,11 @@ impl StdDisk {
         FileId(id)
     }
 
+    pub(super) fn open_files(&self) -> Vec<FileId> {
+        let open = self.files.iter().enumerate().filter(|(_, file)| file.is_some());
+        open.map(|(at, _)| FileId(at as u32)).collect()
+    }
+
     pub(super) fn close(&mut self, id: FileId) {
         self.file(id).unlock();
         self.files[id.0 as usize] = None;

@@ -183,3 +183,19 @@ impl StoreView {
         self.index.range(interval, moment, None).count() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_and_the_jobs_on_them_cross_executors() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<StoreView>();
+        crosses::<HashKv>();
+        crosses::<HashAll>();
+        crosses::<crate::bbolt::Export>();
+        crosses::<super::super::Pins>();
+        crosses::<super::super::Block>();
+    }
+}

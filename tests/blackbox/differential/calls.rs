@@ -60,6 +60,14 @@ macro_rules! settle {
 }
 
 impl Call {
+    /// True when the request changes nothing, whatever the answer.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Call::Range(_) | Call::TimeToLive(_) | Call::Leases | Call::HashKv(_)
+        )
+    }
+
     /// Sends the request and settles the answer.
     pub async fn send(&self, client: &Client) -> Answer {
         let (mut kv, mut lease) = (client.kv.clone(), client.lease.clone());
@@ -279,12 +287,13 @@ impl Generator {
         }
     }
 
+    /// Never at revision 0: etcd then answers HashKV of "now" with what it remembers of that.
     fn compact(&mut self) -> CompactionRequest {
         let keep = self.rng.below(40) as i64;
         let revision = if self.rng.chance(80) {
-            (self.newest - keep).max(0)
+            (self.newest - keep).max(1)
         } else {
-            self.revision()
+            self.revision().max(1)
         };
         CompactionRequest {
             revision,

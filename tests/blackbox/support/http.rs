@@ -20,8 +20,19 @@ pub struct HttpAnswer {
 
 /// Sends one request to `endpoint` (`host:port`) and reads the whole answer.
 pub fn http(endpoint: &str, method: &str, path: &str) -> HttpAnswer {
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    exchange(endpoint, method, path, "")
+}
+
+/// Posts a body to the JSON gateway and reads the whole answer.
+pub fn post(endpoint: &str, path: &str, body: &str) -> HttpAnswer {
+    exchange(endpoint, "POST", path, body)
+}
+
+fn exchange(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     let mut stream = TcpStream::connect(endpoint).expect("the server accepts connections");
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))

@@ -1,5 +1,5 @@
 //! The generated messages and clients of etcd's API, built by `build.rs` for these tests alone.
-#![allow(missing_docs, clippy::all, rustdoc::all)]
+#![allow(dead_code, missing_docs, clippy::all, rustdoc::all)]
 
 pub mod authpb {
     tonic::include_proto!("authpb");

@@ -96,7 +96,9 @@ impl Process {
 
     /// Sends a signal by name (`TERM`, `STOP`, `CONT`, ...).
     pub fn signal(&self, name: &str) {
-        signal(self.id(), name);
+        let command = format!("kill -{name} {}", self.id());
+        let status = Command::new("sh").arg("-c").arg(&command).status();
+        assert!(status.is_ok_and(|status| status.success()), "{command} failed");
     }
 
     /// Kills the process at once and waits for its end.
@@ -120,7 +122,20 @@ impl Process {
                 thread::sleep(Duration::from_millis(5));
             }
         }
+        if self.status.is_some() {
+            self.drain_log();
+        }
         self.status
+    }
+
+    /// Waits until all that a dead process wrote has been read.
+    fn drain_log(&self) {
+        let guard = self.log.lines.lock().expect("the reader never panics");
+        let drained = self
+            .log
+            .grew
+            .wait_timeout_while(guard, Duration::from_secs(2), |(_, closed)| !*closed);
+        drop(drained.expect("the reader never panics"));
     }
 }
 
@@ -131,15 +146,6 @@ impl Drop for Process {
         let _ = self.watchdog.wait();
         self.kill_9();
     }
-}
-
-/// Sends a signal by name to a process.
-pub fn signal(id: u32, name: &str) {
-    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "cannot send {name} to process {id}"
-    );
 }
 
 /// A shell that kills process `id` once the test binary is gone: its stdin is a pipe that only the test holds open.

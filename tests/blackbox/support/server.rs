@@ -65,7 +65,7 @@ impl Server {
             (self.client_port, self.peer_port) = (free_port(), free_port());
             match self.run() {
                 Ok(()) => return,
-                Err(log) if attempt < 5 && log.contains("address already in use") => {
+                Err(log) if attempt < 5 && is_port_clash(&log) => {
                     let _ = std::fs::remove_dir_all(&self.data_dir);
                 }
                 Err(log) => panic!("the server did not become ready; its log ends:\n{log}"),
@@ -74,11 +74,12 @@ impl Server {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        let process = Process::spawn(&self.binary, &self.flags(), &self.environment);
+        let mut process = Process::spawn(&self.binary, &self.flags(), &self.environment);
         if process.logged("ready to serve client requests", START_PATIENCE) {
             self.process = Some(process);
             return Ok(());
         }
+        process.wait(Duration::from_secs(1));
         Err(process.log_tail())
     }
 
@@ -175,7 +176,7 @@ impl Server {
                 Ok(()) => return Ok(()),
                 Err(log) => last = log,
             }
-            if !last.contains("address already in use") {
+            if !is_port_clash(&last) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(500));
@@ -198,6 +199,11 @@ impl Drop for Server {
             eprintln!("the server's log ends:\n{}", process.log_tail());
         }
     }
+}
+
+/// True when a server ended because somebody else has its port.
+fn is_port_clash(log: &str) -> bool {
+    log.contains("address already in use")
 }
 
 /// The binary that the stories run against.

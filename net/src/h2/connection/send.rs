@@ -1,7 +1,8 @@
 //! From commands to bytes.
 //!
 //! HEADERS go straight to the output. DATA does too while nothing of its stream waits and both windows have room;
-//! else it waits in the queue of its stream, from which [`pump`](Connection::pump) takes one frame of each stream in turn.
+//! else it waits in the queue of its stream, from which [`pump`](Connection::pump) takes one frame of each stream in
+//! turn.
 
 use std::collections::VecDeque;
 
