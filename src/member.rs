@@ -18,6 +18,7 @@ mod error;
 mod event;
 mod forward;
 mod hash_cache;
+mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
@@ -49,6 +50,7 @@ pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use hash_cache::{Cached, HashCache};
+pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
@@ -160,6 +162,7 @@ impl Member {
             Event::Link { id, up } => self.changes.note_link(id, up, self.now_ns),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
+            Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
             Event::Removed => self.removed = true,
         }
     }

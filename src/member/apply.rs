@@ -300,6 +300,9 @@ pub enum Fault {
     /// The tree could not be written.
     #[error(transparent)]
     Tree(#[from] storage::tree::TreeError),
+    /// A snapshot of another member could not be taken over.
+    #[error("the snapshot of another member cannot be installed: {0}")]
+    Snapshot(String),
     /// Consensus broke its contract.
     #[error("raft: {0}")]
     Raft(String),

@@ -37,6 +37,8 @@ const FORMAT_VERSION: u32 = 1;
 const FORMAT_MIN_READER: u32 = 1;
 /// Name of the file that says so.
 const FORMAT_FILE: &str = "format";
+/// Name of the tree's file.
+pub(super) const TREE_FILE: &str = "tree";
 /// Name of the file whose lock keeps a second member out.
 const LOCK_FILE: &str = "lock";
 
@@ -181,6 +183,7 @@ impl Engine {
             cluster_id: options.cluster_id,
         };
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
+        let tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
         let root = tree.root();
         let user = root.user().clone();
         let applied = AppliedState {
@@ -233,6 +236,7 @@ impl Engine {
             to_apply: VecDeque::new(),
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
+            install: Default::default(),
             published,
             dirty: false,
             last_wal_bytes,
@@ -309,9 +313,9 @@ fn open(disk: &mut dyn Disk, path: &str) -> Result<FileId, DiskError> {
     }
 }
 
-fn tree_options(options: &MemberOptions) -> TreeOptions {
+pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {
     TreeOptions {
-        path: "tree".to_owned(),
+        path: TREE_FILE.to_owned(),
         page_size: options.tree_page_bytes,
         growth_step_bytes: options.tree_growth_bytes,
         reserve_address_bytes: options.tree_reserve_bytes,
@@ -394,12 +398,19 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
             first,
         });
     }
-    let last = entries.last().map_or(0, |entry| entry.index);
+    // A snapshot of another member took the place of everything up to its marker.
+    let marker = recovered.snapshot.unwrap_or_default();
+    let last = entries.last().map_or(marker.index, |entry| entry.index);
     if last < applied.index {
         return Err(BootError::LogLost { applied: applied.index });
     }
     // The entry before the first kept one gives the log its start; where it is gone, the first kept one does.
-    let snapshot = if first == 1 {
+    let snapshot = if marker.index > 0 && (entries.is_empty() || first == marker.index + 1) {
+        SnapshotMetadata {
+            conf_state: conf_state.clone(),
+            ..marker
+        }
+    } else if first == 1 {
         SnapshotMetadata::default()
     } else {
         let start = entries.remove(0);
@@ -420,14 +431,14 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
 }
 
 /// What the member keeps in memory beside the store, read from the tree.
-struct Rows {
+pub(super) struct Rows {
     lessor: Lessor,
     alarms: BTreeSet<(u64, i32)>,
     members: Membership,
 }
 
 impl Rows {
-    fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
+    pub(super) fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
         let mut lessor = Lessor::new(min_ttl_seconds);
         each(base, Bucket::Lease, |_, value| {
             let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;
@@ -516,6 +527,28 @@ impl Rows {
             published_leader: 0,
             metrics,
         }
+    }
+}
+
+impl Member {
+    /// Goes on with the state of a snapshot. What waits for entries within it times out.
+    pub(super) fn take_over(&mut self, rows: Rows, store: Store, applied: AppliedState) {
+        let Rows {
+            mut lessor,
+            alarms,
+            members,
+        } = rows;
+        for (key, lease) in store.leased_keys() {
+            lessor.attach(lease, Bytes::copy_from_slice(key));
+        }
+        self.lessor = lessor;
+        self.alarms = Arc::new(alarms);
+        self.removed |= members.removed.contains(&self.options.member_id);
+        self.members = Arc::new(members);
+        self.store = store;
+        self.applied = applied;
+        self.sealed.clear();
+        self.compacted.clear();
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Entry, Message, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
 use storage::{
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
@@ -49,6 +49,10 @@ pub struct Outputs {
     pub calls: Vec<(u64, net::peer::Call)>,
     /// Answers to the requests of other members.
     pub answers: Vec<(u64, net::peer::Answer)>,
+    /// A received snapshot was dealt with: the next may be received.
+    pub snapshot_done: bool,
+    /// All state was replaced by a snapshot: events were skipped.
+    pub installed: bool,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -66,6 +70,7 @@ pub struct Engine {
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) install: super::install::Install,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
@@ -83,6 +88,12 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
+    /// Goes on with what a snapshot's member had not finished.
+    pub(super) fn resume(&mut self) {
+        self.active = true;
+        self.held_since_ns = None;
+    }
+
     /// A compaction that a former run left unfinished goes on.
     pub(super) fn resumed() -> Self {
         Compaction {
@@ -96,6 +107,11 @@ impl Engine {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.clone()
+    }
+
+    /// The newest durable root, for a follower that lags behind the log.
+    pub fn durable_root(&self) -> Arc<storage::tree::Root> {
+        self.committer.root()
     }
 
     /// This member's id.
@@ -137,6 +153,7 @@ impl Engine {
         for event in events.drain(..) {
             self.take_event(event);
         }
+        self.start_install();
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
         self.wal.pump(disk)?;
@@ -150,6 +167,9 @@ impl Engine {
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         out.removed |= self.member.removed;
+        let (done, installed) = self.take_install_news();
+        out.snapshot_done |= done;
+        out.installed |= installed;
         Ok(())
     }
 
@@ -195,6 +215,9 @@ impl Engine {
             } if matches!(self.wal.space(), Space::Exhausted(_)) => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
+            Event::SnapshotReceived(message) => self.on_received(message),
+            // It comes with its pages, on a connection of its own.
+            Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
         }
     }
@@ -218,6 +241,7 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
         Ok(())
@@ -231,10 +255,14 @@ impl Engine {
                 self.member.on_soft_state(state);
                 self.dirty = true;
             }
-            if !ready.entries.is_empty() || ready.hard_state.is_some() {
-                let token = self.wal.append(&ready.entries, ready.hard_state, None);
+            let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
+            if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
+                let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
+                    if let Some(marker) = marker {
+                        self.snapshot_taken(persist, marker);
+                    }
                 }
             }
             out.messages.extend(ready.messages);
@@ -346,6 +374,9 @@ impl Engine {
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
+        if self.tree_stands_still() {
+            return Ok(());
+        }
         let persisted = self.member.raft.persisted_index();
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}

@@ -106,6 +106,8 @@ pub enum Event {
     },
     /// A message to this member was dropped on the way.
     Unreachable(u64),
+    /// A snapshot for this member lies whole and durable beside its tree.
+    SnapshotReceived(Box<Message>),
     /// The sending of a snapshot ended.
     SnapshotSent {
         /// The member it was for.

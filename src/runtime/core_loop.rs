@@ -117,8 +117,7 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         });
     }
     let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
-    let identity = birth.identity;
-    let mut peers = Peers::new(identity.member_id, identity.cluster_id, first.collect(), to_core);
+    let mut peers = Peers::new(birth.identity, path.clone(), first.collect(), to_core);
     peers.follow(&engine.view().members);
     let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
     glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();
@@ -232,12 +231,15 @@ impl Core {
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());
         // Before the links follow the members: one that is removed is still to be told so.
-        self.peers.send(out.messages);
+        self.peers.send(out.messages, || self.engine.durable_root());
         self.peers.call(out.calls);
         self.peers.answer(out.answers);
         if let Some(published) = out.published {
             self.peers.follow(&published.view.members);
-            self.publish(published);
+            self.publish(published, out.installed);
+        }
+        if out.snapshot_done {
+            self.peers.snapshot_done();
         }
         if out.removed && !self.shared.stop.swap(true, Ordering::SeqCst) {
             tracing::error!("this member was removed from the cluster for good; it stops");
@@ -250,12 +252,16 @@ impl Core {
     }
 
     /// The slot first, then whoever wants the events: see [`ShardSeed`] and the shard's subscription.
-    fn publish(&mut self, published: Published) {
+    fn publish(&mut self, published: Published, skipped: bool) {
         self.slot.publish(published.view.clone());
         for shard in &mut self.shards {
             if !shard.wants_blocks.load(Ordering::SeqCst) {
                 shard.lagged = None;
                 continue;
+            }
+            if skipped {
+                // A snapshot brought changes for which there are no blocks.
+                shard.lagged = Some(published.view.revision());
             }
             if shard.sender.queued() > LAG_MESSAGES {
                 shard.lagged = Some(published.view.revision());

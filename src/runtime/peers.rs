@@ -6,14 +6,22 @@
 
 mod inbound;
 mod link;
+mod snapshot;
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+};
 
 use net::{
     io::Stream,
     peer::{Answer, Call, Handshake, PROTOCOL_MIN_VERSION, PROTOCOL_VERSION, Purpose, Verdict},
 };
-use raft::Message;
+use raft::{Message, MessageType};
+use storage::{tree::Root, wal::Identity};
 
 use super::mailbox::Sender;
 use crate::{
@@ -39,16 +47,29 @@ struct Context {
     cluster_id: u64,
     to_core: Sender<Event>,
     members: RefCell<Arc<Membership>>,
+    data_dir: PathBuf,
+    /// A snapshot is being received, or received and not yet dealt with.
+    receiving: Cell<bool>,
+    /// Members that a snapshot is being sent to.
+    sending: RefCell<BTreeSet<u64>>,
 }
 
 impl Peers {
     /// No links yet. `first`: peer URLs of the members that a new or joining member begins with.
-    pub fn new(member_id: u64, cluster_id: u64, first: BTreeMap<u64, Vec<String>>, to_core: Sender<Event>) -> Peers {
+    pub fn new(
+        identity: Identity,
+        data_dir: PathBuf,
+        first: BTreeMap<u64, Vec<String>>,
+        to_core: Sender<Event>,
+    ) -> Peers {
         let ctx = Context {
-            member_id,
-            cluster_id,
+            member_id: identity.member_id,
+            cluster_id: identity.cluster_id,
             to_core,
             members: RefCell::default(),
+            data_dir,
+            receiving: Cell::new(false),
+            sending: RefCell::default(),
         };
         let mut peers = Peers {
             ctx: Rc::new(ctx),
@@ -99,12 +120,24 @@ impl Peers {
     }
 
     /// Sends messages of consensus, each to its member.
-    pub fn send(&self, messages: Vec<Message>) {
+    ///
+    /// A snapshot goes on a connection of its own, with the pages of the newest durable root, which `root` gives.
+    pub fn send(&self, messages: Vec<Message>, root: impl Fn() -> Arc<Root>) {
         for message in messages {
-            if let Some(link) = self.links.get(&message.to) {
+            let Some(link) = self.links.get(&message.to) else {
+                continue;
+            };
+            if message.msg_type == MessageType::MsgSnap {
+                snapshot::start(self.ctx.clone(), link.urls(), message, root());
+            } else {
                 link.send(Outgoing::Message(message));
             }
         }
+    }
+
+    /// The snapshot that was received is dealt with.
+    pub fn snapshot_done(&self) {
+        self.ctx.receiving.set(false);
     }
 
     /// Sends requests to the leader.

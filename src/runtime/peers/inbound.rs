@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use net::{
     io::Stream,
-    peer::{Decoder, Encoder, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_BYTES_MAX, Handshake, Verdict},
+    peer::{Decoder, Encoder, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
 };
 use raft::MessageType;
 
@@ -41,6 +41,9 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
         return;
     }
     decoder.set_frame_bytes_max(FRAME_BYTES_MAX);
+    if theirs.purpose == Purpose::Snapshot {
+        return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
+    }
     if let Err(error) = receive(&ctx, theirs.from, &mut stream, &mut decoder).await {
         tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
     }

@@ -71,7 +71,7 @@ pub struct Link {
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
+pub(super) enum DialError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it does not answer as an etcore member: {0}")]
@@ -108,6 +108,11 @@ impl Link {
     /// Other addresses for the next connection.
     pub fn set_urls(&self, urls: Vec<String>) {
         *self.urls.borrow_mut() = urls;
+    }
+
+    /// Its addresses.
+    pub fn urls(&self) -> Vec<String> {
+        self.urls.borrow().clone()
     }
 
     /// Ends the link once what waits is sent.
@@ -220,10 +225,15 @@ async fn run(link: Rc<Link>) {
 }
 
 async fn dial(link: &Link, url: &str) -> Result<Stream, DialError> {
+    connect_to(&link.ctx, link.to, url, Purpose::Messages).await
+}
+
+/// Connects and shakes hands.
+pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpose) -> Result<Stream, DialError> {
     let address = resolve(url).await?;
     let mut stream = connect(address, DIAL_MAX).await?;
     stream.set_unacknowledged_max(UNACKNOWLEDGED_MAX)?;
-    let ours = link.ctx.handshake(link.to, Purpose::Messages);
+    let ours = ctx.handshake(to, purpose);
     let reply = glommio::timer::timeout(DIAL_MAX, async {
         Ok::<_, glommio::GlommioError<()>>(shake(&mut stream, &ours).await)
     });
@@ -295,7 +305,7 @@ async fn wait(link: &Link, stream: &mut Stream) -> io::Result<()> {
 }
 
 /// The address of a peer URL; a host name is looked up on a thread that may block.
-pub async fn resolve(url: &str) -> io::Result<SocketAddr> {
+async fn resolve(url: &str) -> io::Result<SocketAddr> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest).to_owned();
     if let Ok(address) = host.parse() {
         return Ok(address);
