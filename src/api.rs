@@ -9,6 +9,7 @@
 //! hashes) is a job that runs in slices, [`Api::run_jobs`].
 
 mod answer;
+mod cluster;
 mod core;
 mod http;
 mod ids;

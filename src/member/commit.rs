@@ -91,6 +91,19 @@ impl Committer {
         }
     }
 
+    /// The newest durable root.
+    pub fn root(&self) -> Arc<storage::tree::Root> {
+        self.tree.root()
+    }
+
+    /// Goes on with another tree and gives the old one back. Panics while a commit is under way.
+    pub fn replace_tree(&mut self, tree: Tree) -> Tree {
+        assert!(self.is_idle(), "a tree is replaced between commits");
+        self.shrinking = false;
+        self.working = false;
+        std::mem::replace(&mut self.tree, tree)
+    }
+
     /// (bytes of the file, bytes in use).
     pub fn sizes(&self) -> (u64, u64) {
         (self.tree.size_bytes(), self.tree.in_use_bytes())

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Entry, Message, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
 use storage::{
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
@@ -49,6 +49,16 @@ pub struct Outputs {
     pub compactions: Vec<(StoreView, i64)>,
     /// Messages to other members.
     pub messages: Vec<Message>,
+    /// Requests to the leader, each with its id.
+    pub calls: Vec<(u64, net::peer::Call)>,
+    /// Answers to the requests of other members.
+    pub answers: Vec<(u64, net::peer::Answer)>,
+    /// A received snapshot was dealt with: the next may be received.
+    pub snapshot_done: bool,
+    /// All state was replaced by a snapshot: events were skipped.
+    pub installed: bool,
+    /// This member was removed from the cluster: it is to stop.
+    pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
     pub more: bool,
 }
@@ -66,6 +76,7 @@ pub struct Engine {
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) install: super::install::Install,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
@@ -87,6 +98,12 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
+    /// Goes on with what a snapshot's member had not finished.
+    pub(super) fn resume(&mut self) {
+        self.active = true;
+        self.held_since_ns = None;
+    }
+
     /// A compaction that a former run left unfinished goes on.
     pub(super) fn resumed() -> Self {
         Compaction {
@@ -100,6 +117,11 @@ impl Engine {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.clone()
+    }
+
+    /// The newest durable root, for a follower that lags behind the log.
+    pub fn durable_root(&self) -> Arc<storage::tree::Root> {
+        self.committer.root()
     }
 
     /// This member's id.
@@ -146,6 +168,7 @@ impl Engine {
         for event in events.drain(..) {
             self.take_event(event);
         }
+        self.start_install();
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
         self.settle_log(now_ns);
@@ -158,6 +181,11 @@ impl Engine {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
+        self.member.forwards.take(&mut out.calls, &mut out.answers);
+        out.removed |= self.member.removed;
+        let (done, installed) = self.take_install_news();
+        out.snapshot_done |= done;
+        out.installed |= installed;
         Ok(())
     }
 
@@ -207,6 +235,9 @@ impl Engine {
             } if matches!(self.wal.space(), Space::Exhausted(_)) => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
+            Event::SnapshotReceived(message) => self.on_received(message),
+            // It comes with its pages, on a connection of its own.
+            Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
         }
     }
@@ -230,6 +261,7 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
         Ok(())
@@ -243,11 +275,15 @@ impl Engine {
                 self.member.on_soft_state(state);
                 self.dirty = true;
             }
-            if !ready.entries.is_empty() || ready.hard_state.is_some() {
+            let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
+            if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
                 self.unsettled_since_ns = Some(now_ns);
-                let token = self.wal.append(&ready.entries, ready.hard_state, None);
+                let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
+                    if let Some(marker) = marker {
+                        self.snapshot_taken(persist, marker);
+                    }
                 }
             }
             out.messages.extend(ready.messages);
@@ -258,6 +294,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
         }
         self.member.finish_rounds();
+        self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
     }
@@ -366,6 +403,9 @@ impl Engine {
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
+        if self.tree_stands_still() {
+            return Ok(());
+        }
         self.founding = self.founding.filter(|token| *token > self.wal.persisted());
         let persisted = match self.founding {
             Some(_) => 0,
@@ -455,7 +495,7 @@ impl Engine {
 
     fn raise_no_space(&mut self) {
         let alarm = (self.member.options.member_id, super::NOSPACE);
-        if self.member.alarms.contains(&alarm) || !self.member.raft.is_leader() || !self.committer.may_complain() {
+        if self.member.alarms.contains(&alarm) || self.member.raft.leader_id() == 0 || !self.committer.may_complain() {
             return;
         }
         tracing::error!("the disk is full: writes are refused until space is freed and the alarm is disarmed");

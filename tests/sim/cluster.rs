@@ -343,7 +343,7 @@ impl Cluster {
         if self.cut.contains(&(message.from, message.to)) || self.hosts[index].up.is_none() {
             return;
         }
-        self.hosts[index].up().inbox.push(Event::Peer(message));
+        self.hosts[index].up().inbox.push(Event::Peer(Box::new(message)));
         self.wake(index, 5 * US);
     }
 
@@ -471,7 +471,7 @@ impl Cluster {
         let Some(up) = self.hosts[index].up.as_mut() else {
             return;
         };
-        let id = up.ids.next();
+        let id = up.ids.make();
         let request = ask.request(id);
         up.inbox.push(Event::Request { shard: 0, id, request });
         if let Ask::Revoke(lease) = &ask

@@ -7,7 +7,7 @@ use super::{Flag, Group, Kind, Status};
 
 const NO_TLS: &str = "TLS is not there yet; use http URLs on a trusted network";
 const NO_AUTH: &str = "users and tokens are not there yet";
-const NO_CLUSTER: &str = "clusters of more than one member are not there yet";
+const NO_CLUSTER: &str = "discovery is not there yet; name the members with --initial-cluster";
 const NO_TRACING: &str = "distributed tracing is not there yet";
 const REMOVED: &str = "etcd 3.6 removed it, with the v2 API";
 
@@ -40,8 +40,8 @@ pub const FLAGS: &[Flag] = &[
     flag("compaction-sleep-interval", Duration, "0s", Member, Effective, "Pause between two slices of a compaction; 0 is 10ms."),
     flag("feature-gates", Gates, "", Member, Effective, "Name=bool list of feature gates; see the list below."),
     flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Effective, "This member's peer URLs, as told to the cluster."),
-    flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,...; one member for now."),
-    flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' for a new cluster; 'existing' is not available yet."),
+    flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,... ."),
+    flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' for a new cluster; 'existing' to join one that is there."),
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Token that tells this cluster from others at its birth."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "This member's client URLs, as told to clients."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse member changes that would lose the quorum."),
