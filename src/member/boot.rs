@@ -522,6 +522,7 @@ impl Rows {
             reads: Vec::new(),
             rounds: VecDeque::new(),
             ask_rounds_again: false,
+
             // An answer to a question from before a restart must not pass for one to a later question.
             next_context: (options_seed << 20) | 1,
             batch: Vec::new(),
