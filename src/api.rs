@@ -19,11 +19,11 @@ mod lease;
 mod maintenance;
 mod method;
 mod metrics_page;
-mod past;
+pub mod past;
 mod shard;
 mod status;
 mod validate;
-mod watch;
+pub mod watch;
 
 pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};

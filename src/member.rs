@@ -95,8 +95,11 @@ struct WaitingRead {
 /// One leadership round.
 #[derive(Debug)]
 struct ReadRound {
+    /// Its first context. An answer to this one or to any later one of this member counts: that was asked for later.
     context: u64,
     started_ns: u64,
+    /// When it is asked for again.
+    retry_ns: u64,
     /// Known once the round is won.
     index: Option<u64>,
     waiting: Vec<WaitingRead>,
@@ -281,6 +284,7 @@ impl Member {
         let round = ReadRound {
             context,
             started_ns: self.now_ns,
+            retry_ns: self.now_ns + READ_RETRY_NS,
             index: None,
             waiting,
         };
@@ -324,16 +328,14 @@ impl Member {
         Ok(Outcome::LeaseRenew { ttl, revision })
     }
 
+    /// A context that is won answers every round that began before it was asked for.
     fn on_read_state(&mut self, state: raft::ReadState) {
-        if let Some(round) = self.rounds.iter_mut().find(|round| round.context == state.context) {
-            round.index = Some(state.index);
+        if state.context >= self.next_context {
+            return;
         }
-        // A later round that is won answers the earlier ones too: their index is not higher.
-        let won = self.rounds.iter().rposition(|round| round.index.is_some());
-        if let Some(last) = won {
-            let index = self.rounds[last].index;
-            for round in self.rounds.iter_mut().take(last) {
-                round.index = round.index.or(index);
+        for round in &mut self.rounds {
+            if round.context <= state.context {
+                round.index.get_or_insert(state.index);
             }
         }
     }
@@ -396,18 +398,15 @@ impl Member {
                 self.settle(read.asker, Err(Refusal::Timeout));
             }
         }
+        // Asking again for the newest round serves all. Once per interval: an answer that is late must not make more.
         let again = std::mem::take(&mut self.ask_rounds_again) && self.raft.leader_id() != 0;
-        let stuck = self.rounds.back().is_some_and(|round| {
-            let due = (now - round.started_ns) % READ_RETRY_NS < self.options.tick_ns && round.started_ns < now;
-            round.index.is_none() && (due || again)
-        });
-        if stuck {
+        let stuck = |round: &&mut ReadRound| round.index.is_none() && (again || round.retry_ns <= now);
+        if let Some(round) = self.rounds.back_mut().filter(stuck) {
+            round.retry_ns = now + READ_RETRY_NS;
             self.metrics.slow_reads.add(1);
             let context = self.next_context;
             self.next_context += 1;
-            if self.raft.read_index(context).is_ok() {
-                self.rounds.back_mut().expect("just seen").context = context;
-            }
+            let _ = self.raft.read_index(context);
         }
     }
 

@@ -6,7 +6,7 @@ use storage::mvcc::{Block, Kv, StoreView};
 use super::watch::{Event, Past};
 
 /// History of a view.
-pub(super) struct ViewPast<'v>(pub &'v StoreView);
+pub struct ViewPast<'v>(pub &'v StoreView);
 
 /// Most changes looked at in one slice of history.
 const SLICE_ITEMS: usize = 4096;
@@ -42,7 +42,7 @@ impl Past for ViewPast<'_> {
 }
 
 /// The events of a block.
-pub(super) fn events(block: &Block) -> impl Iterator<Item = Event<'_>> {
+pub fn events(block: &Block) -> impl Iterator<Item = Event<'_>> {
     block
         .changes()
         .map(|change| event(change.revision, change.is_delete, change.key, change.encoded))

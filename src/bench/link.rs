@@ -16,7 +16,8 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     pub(super) authority: String,
-    address: SocketAddr,
+    /// All that the name stands for; the first that answers is taken.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Endpoint {
@@ -30,11 +31,12 @@ impl Endpoint {
             return Err(bad("only plaintext TCP is supported; use http://HOST:PORT".to_string()));
         }
         let authority = text.trim_start_matches("http://").trim_end_matches('/').to_string();
-        let mut addresses = authority.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
-        let address = addresses
-            .next()
-            .ok_or_else(|| bad("the name has no address".to_string()))?;
-        Ok(Endpoint { authority, address })
+        let addresses = authority.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        if addresses.is_empty() {
+            return Err(bad("the name has no address".to_string()));
+        }
+        Ok(Endpoint { authority, addresses })
     }
 }
 
@@ -51,7 +53,7 @@ pub(super) struct Link {
 impl Link {
     /// Connects, for calls of one path; waits for the TCP handshake.
     pub(super) fn connect(endpoint: &Endpoint, path: &'static str, timeout: Duration) -> io::Result<Link> {
-        let stream = std::net::TcpStream::connect_timeout(&endpoint.address, timeout)?;
+        let stream = connect_any(&endpoint.addresses, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(Link {
@@ -95,4 +97,16 @@ impl Link {
             }
         }
     }
+}
+
+/// Errors: that of the last address.
+fn connect_any(addresses: &[SocketAddr], timeout: Duration) -> io::Result<std::net::TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match std::net::TcpStream::connect_timeout(address, timeout) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

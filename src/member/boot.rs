@@ -19,7 +19,7 @@ use storage::{
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
     mvcc::{AppliedState, Base, Store, StoreError},
     tree::{Tree, TreeError, TreeOptions},
-    wal::{Identity, Recovered, Wal, WalError, WalOptions},
+    wal::{AppendToken, Identity, Recovered, Wal, WalError, WalOptions},
 };
 
 use super::{
@@ -203,15 +203,13 @@ impl Engine {
         } else {
             resume(recovered, &applied)?
         };
-        if is_new {
-            wal.append(&start.entries, Some(start.hard_state), None);
-        }
+        let founding = is_new.then(|| wal.append(&start.entries, Some(start.hard_state), None));
         let raft = RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
         let member = rows.into_member(options, raft, store, applied, metrics, now_ns);
-        Ok(Engine::assemble(member, wal, tree))
+        Ok(Engine::assemble(member, wal, tree, founding))
     }
 
-    fn assemble(member: Member, wal: Wal, tree: Tree) -> Engine {
+    fn assemble(member: Member, wal: Wal, tree: Tree, founding: Option<AppendToken>) -> Engine {
         let committer = Committer::new(tree, member.options.commit);
         let last_wal_bytes = wal.written_bytes();
         let (size, in_use) = committer.sizes();
@@ -230,6 +228,7 @@ impl Engine {
         Engine {
             member,
             wal,
+            founding,
             committer,
             appends: VecDeque::new(),
             completions: Vec::new(),
@@ -242,6 +241,8 @@ impl Engine {
             last_wal_bytes,
             campaigned: false,
             next_space_retry_ns: 0,
+            held: VecDeque::new(),
+            unsettled_since_ns: None,
         }
     }
 }
@@ -263,19 +264,31 @@ fn claim(disk: &mut dyn Disk) -> Result<(), BootError> {
     else {
         unreachable!("a read answers data");
     };
-    if text.is_empty() {
-        let text = format!("etcore\nversion {FORMAT_VERSION}\nmin_reader {FORMAT_MIN_READER}\n");
-        disk.call(Op::Write {
-            file,
-            offset: 0,
-            data: WriteBuf::Bytes(Bytes::from(text)),
-        })?;
-        disk.call(Op::Sync(file))?;
-        disk.call(Op::SyncDir(String::new()))?;
-    } else {
-        check_format(&text)?;
-    }
     disk.call(Op::Close(file))?;
+    match text.is_empty() {
+        true => Ok(write_format(disk)?),
+        false => check_format(&text),
+    }
+}
+
+/// Writes the file aside and renames it, so that a crash leaves all of it or an empty one.
+fn write_format(disk: &mut dyn Disk) -> Result<(), DiskError> {
+    let aside = format!("{FORMAT_FILE}.new");
+    let file = open(disk, &aside)?;
+    let text = format!("etcore\nversion {FORMAT_VERSION}\nmin_reader {FORMAT_MIN_READER}\n");
+    disk.call(Op::SetLen(file, 0))?;
+    disk.call(Op::Write {
+        file,
+        offset: 0,
+        data: WriteBuf::Bytes(Bytes::from(text)),
+    })?;
+    disk.call(Op::Sync(file))?;
+    disk.call(Op::Close(file))?;
+    disk.call(Op::Rename {
+        from: aside,
+        to: FORMAT_FILE.to_owned(),
+    })?;
+    disk.call(Op::SyncDir(String::new()))?;
     Ok(())
 }
 

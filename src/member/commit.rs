@@ -165,8 +165,10 @@ impl Committer {
             self.start(store, persisted, now_ns)?;
         }
         if let State::Filling { ops, .. } = &mut self.state {
-            let mut room = BYTES_PER_SLICE;
-            for _ in 0..ROWS_PER_SLICE {
+            // The more waits, the larger the slices: a tree that lags would hold up the proposals.
+            let pressure = 1 + store.buffered_bytes() / self.policy.bytes_max;
+            let mut room = BYTES_PER_SLICE * pressure;
+            for _ in 0..ROWS_PER_SLICE * pressure {
                 let Some(op) = ops.next() else {
                     self.seal()?;
                     break;
@@ -278,7 +280,10 @@ impl Committer {
         if self.out_of_space && now_ns < self.next_ns {
             return Ok(Step::Idle);
         }
-        let root = match self.tree.step(disk, PAGES_PER_SLICE) {
+        let root = match self.tree.step(
+            disk,
+            PAGES_PER_SLICE * (1 + store.buffered_bytes() / self.policy.bytes_max),
+        ) {
             Ok(Progress::Done(root)) => root,
             Ok(progress) => {
                 self.working = matches!(progress, Progress::Working);

@@ -29,6 +29,10 @@ use super::{
 const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
+/// Proposals held back while the tree or the log lags; more are refused.
+const HELD_MAX: usize = 1 << 16;
+/// An idle log settles its tail after this long. Units: nanoseconds.
+const SETTLE_NS: u64 = 200_000_000;
 /// A full disk is tried again after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
 /// A running range holds physical compaction up for this long. Units: nanoseconds.
@@ -63,6 +67,8 @@ pub struct Outputs {
 pub struct Engine {
     pub(super) member: Member,
     pub(super) wal: Wal,
+    /// The write of a new cluster's first entries, until it is durable: consensus believes that it is.
+    pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
     /// Appends under way: the log's token, consensus's token, when it was submitted.
     pub(super) appends: std::collections::VecDeque<(AppendToken, PersistToken, u64)>,
@@ -76,6 +82,10 @@ pub struct Engine {
     pub(super) last_wal_bytes: u64,
     pub(super) campaigned: bool,
     pub(super) next_space_retry_ns: u64,
+    /// Proposals that wait until the tree and the log have caught up.
+    pub(super) held: std::collections::VecDeque<Event>,
+    /// When the log was last appended to, if its tail has not been settled since.
+    pub(super) unsettled_since_ns: Option<u64>,
 }
 
 /// Who waits for physical compaction, and since when readers hold it up.
@@ -150,12 +160,18 @@ impl Engine {
         self.member.metrics.turns.add(1);
         self.take_completions(disk, now_ns)?;
         self.member.tick(now_ns);
+        while !self.overloaded()
+            && let Some(event) = self.held.pop_front()
+        {
+            self.take_event(event);
+        }
         for event in events.drain(..) {
             self.take_event(event);
         }
         self.start_install();
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
+        self.settle_log(now_ns);
         self.wal.pump(disk)?;
         self.compact(now_ns);
         self.publish(out);
@@ -205,9 +221,13 @@ impl Engine {
                 shard,
                 id,
                 request: Request::Propose { .. },
-            } if self.overloaded() => {
+            } if self.held.len() >= HELD_MAX => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
             }
+            event @ Event::Request {
+                request: Request::Propose { .. },
+                ..
+            } if self.overloaded() => self.held.push_back(event),
             Event::Request {
                 shard,
                 id,
@@ -257,6 +277,7 @@ impl Engine {
             }
             let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
             if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
+                self.unsettled_since_ns = Some(now_ns);
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
@@ -285,6 +306,14 @@ impl Engine {
         if !self.campaigned && caught_up && *voters == [self.member.options.member_id] {
             self.campaigned = true;
             self.member.raft.campaign();
+        }
+    }
+
+    /// Lets the last batch of an idle log be vouched for by an empty one (DECISIONS 1).
+    fn settle_log(&mut self, now_ns: u64) {
+        if self.unsettled_since_ns.is_some_and(|since| since + SETTLE_NS <= now_ns) && !self.wal.has_work_in_flight() {
+            self.unsettled_since_ns = None;
+            self.wal.settle();
         }
     }
 
@@ -377,7 +406,11 @@ impl Engine {
         if self.tree_stands_still() {
             return Ok(());
         }
-        let persisted = self.member.raft.persisted_index();
+        self.founding = self.founding.filter(|token| *token > self.wal.persisted());
+        let persisted = match self.founding {
+            Some(_) => 0,
+            None => self.member.raft.persisted_index(),
+        };
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}
             Step::Done { applied, took_ns } => {

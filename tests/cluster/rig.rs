@@ -87,11 +87,6 @@ impl Node {
         self.process.as_mut().expect("it runs").kill_9();
         self.process = None;
     }
-
-    /// Removes its data.
-    pub fn wipe(&self) {
-        std::fs::remove_dir_all(&self.data_dir).expect("the data directory is there");
-    }
 }
 
 impl Cluster {

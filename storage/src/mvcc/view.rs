@@ -136,7 +136,11 @@ impl StoreView {
     ///
     /// Errors: [`StoreError::Compacted`], [`StoreError::FutureRevision`].
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, StoreError> {
-        let revision = self.check(revision, self.compact_revision)?;
+        // Below zero there is nothing, and etcd hashes just that.
+        let revision = match revision {
+            ..0 => revision,
+            _ => self.check(revision, self.compact_revision)?,
+        };
         Ok(HashKv::new(self.clone(), revision))
     }
 
