@@ -398,9 +398,10 @@ impl Member {
                 self.settle(read.asker, Err(Refusal::Timeout));
             }
         }
-        // Asking again for the newest round serves all. Once per interval: an answer that is late must not make more.
+        // Asking again for the newest round serves all. Once per interval, or at once when a leader is known anew: an
+        // answer that is late must not make more.
         let again = std::mem::take(&mut self.ask_rounds_again) && self.raft.leader_id() != 0;
-        let stuck = |round: &&mut ReadRound| round.index.is_none() && (again || round.retry_ns <= now);
+        let stuck = |round: &&mut ReadRound| round.index.is_none() && (round.retry_ns <= now || again);
         if let Some(round) = self.rounds.back_mut().filter(stuck) {
             round.retry_ns = now + READ_RETRY_NS;
             self.metrics.slow_reads.add(1);

@@ -55,7 +55,7 @@ async fn ids_survive_a_restart() {
 
 #[tokio::test]
 async fn a_learner_can_be_added_and_removed() {
-    let (server, client) = fresh().await;
+    let (_server, client) = fresh().await;
     let answer = add(&client, &["http://127.0.0.1:1"], true).await.unwrap();
     let learner = answer.member.unwrap();
     assert!(learner.is_learner && learner.id != 0 && learner.name.is_empty() && learner.client_ur_ls.is_empty());
@@ -111,7 +111,7 @@ async fn bad_or_taken_peer_urls_are_refused() {
 
 #[tokio::test]
 async fn unknown_members_and_voters_are_refused() {
-    let (server, client) = fresh().await;
+    let (_server, client) = fresh().await;
     let mut cluster = client.cluster.clone();
     let not_found = "etcdserver: member not found";
     refused(

@@ -471,7 +471,7 @@ impl Cluster {
         let Some(up) = self.hosts[index].up.as_mut() else {
             return;
         };
-        let id = up.ids.next();
+        let id = up.ids.make();
         let request = ask.request(id);
         up.inbox.push(Event::Request { shard: 0, id, request });
         if let Ask::Revoke(lease) = &ask

@@ -259,9 +259,7 @@ impl History {
                 range_end: end,
             },
             revision,
-            limit: 0,
-            count_only: false,
-            after: None,
+            ..RangeQuery::default()
         };
         let compacted = store.compact_revision();
         let mut cursor = match store.range(&query) {
@@ -297,13 +295,12 @@ impl History {
     pub fn check_before(&self, store: &StoreView, key: &[u8], bound: Revision, expected: Option<&[u8]>) -> Check {
         let query = RangeQuery {
             interval: Interval::single(key),
-            revision: 0,
-            limit: 0,
-            count_only: false,
-            after: None,
+            revision: bound.main,
+            sub_end: Some(bound.sub),
+            ..RangeQuery::default()
         };
-        let found = store.range_before(&query, bound).next();
-        let found = found.map_err(|error| error.to_string())?;
+        let mut cursor = store.range(&query).map_err(|error| error.to_string())?;
+        let found = cursor.next().map_err(|error| error.to_string())?;
         let value = found.map(|item| item.kv().map(|kv| kv.value.to_vec()).unwrap_or_default());
         ensure!(
             value.as_deref() == expected,

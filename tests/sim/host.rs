@@ -92,8 +92,6 @@ impl Host {
             ..MemberInfo::default()
         });
         MemberOptions {
-            strict_reconfig_check: true,
-            max_learners: 1,
             member_id: self.id,
             cluster_id: 0xc105,
             name: format!("m{}", self.index),
@@ -113,6 +111,8 @@ impl Host {
             },
             compaction_pause_ns: 10 * MS,
             auto_compaction: AutoCompaction::Off,
+            max_learners: 1,
+            strict_reconfig_check: true,
             wal_dir: "wal".to_owned(),
             wal_segment_bytes: Some(weather.wal_segment_bytes),
             tree_reserve_bytes: 256 << 20,
