@@ -101,13 +101,20 @@ async fn a_watcher_on_a_member_that_installs_a_snapshot_misses_nothing() {
     };
     let mut watcher = Watcher::open(&watcher_client, wanted).await;
     cluster.nodes[paused].process.as_mut().unwrap().signal("STOP");
-    for number in 1..500 {
+    // More than the leader sends ahead without an answer, so that the log is cut before the rest.
+    for number in 1..1000 {
         client.put("watched", number.to_string()).await;
     }
     pause_ms(500).await;
     write(&client, 0, 40).await;
-    cluster.nodes[paused].process.as_mut().unwrap().signal("CONT");
-    let events = within("all events", watcher.events(500)).await;
+    let process = cluster.nodes[paused].process.as_ref().unwrap();
+    process.signal("CONT");
+    assert!(
+        process.logged("a snapshot is installed", PATIENCE),
+        "{}",
+        cluster.logs()
+    );
+    let events = within("all events", watcher.events(1000)).await;
     for (number, event) in events.into_iter().enumerate() {
         assert_eq!(event.kv.unwrap().value, number.to_string().into_bytes());
     }
