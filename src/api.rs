@@ -29,3 +29,6 @@ pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};
 pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Outlet, Wires};
 pub use status::{ALL as FAILURES, Failure};
+
+#[cfg(test)]
+mod tests;
