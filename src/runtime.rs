@@ -75,6 +75,12 @@ enum StartError {
     DataDir { path: PathBuf, error: std::io::Error },
     #[error("the cluster cannot be joined: {0}")]
     Join(String),
+    #[error(
+        "the data directory {} is etcd's, whose files are not read here; choose another --data-dir and copy the keys over \
+         (etcdctl make-mirror)",
+        path.display()
+    )]
+    EtcdDataDir { path: PathBuf },
     #[error("an executor cannot be started: {0}")]
     Executor(String),
     #[error("signals cannot be caught: {0}")]
@@ -225,6 +231,7 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
             .create(path)
             .map_err(failed(path))
     };
+    refuse_etcd_data(&config.data_dir)?;
     create(&config.data_dir)?;
     // A write tells more than mode bits do.
     let trial = config.data_dir.join(".write-trial");
@@ -245,6 +252,19 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
         }),
         Err(_) => std::os::unix::fs::symlink(&target, &link).map_err(failed(&link)),
     }
+}
+
+/// A server that started empty in etcd's directory would look like one that lost its data.
+fn refuse_etcd_data(data_dir: &Path) -> Result<(), StartError> {
+    let ours = data_dir.join("format").exists();
+    let theirs = ["member/wal", "member/snap"]
+        .iter()
+        .any(|part| data_dir.join(part).is_dir());
+    if theirs && !ours {
+        let path = data_dir.to_owned();
+        return Err(StartError::EtcdDataDir { path });
+    }
+    Ok(())
 }
 
 /// The first signal stops in order, the second at once: as safe as a crash.

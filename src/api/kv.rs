@@ -310,7 +310,10 @@ impl Api {
             }
         };
         self.subscribe();
-        let newest = self.view().revision();
+        let view = self.view();
+        let newest = view.revision();
+        // While nobody watched, no block told the term.
+        self.hub.set_term(view.term);
         let now_ns = self.now_ns;
         self.with_hub(&one_wire(key.0, wire), |hub, sink, _| match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => hub.create(key, create, newest, now_ns, sink),

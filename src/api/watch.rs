@@ -317,7 +317,7 @@ impl<C: CallKey> WatchHub<C> {
             return;
         }
         if first > self.consumed + 1 {
-            self.lag_all();
+            self.lag(first - 1);
         }
         let mut touched = std::mem::take(&mut self.touched);
         for event in events {
@@ -359,7 +359,7 @@ impl<C: CallKey> WatchHub<C> {
     /// Blocks up to `revision` were withheld: every watcher reads history from where it stands.
     pub fn lagged(&mut self, revision: i64) {
         if revision > self.consumed {
-            self.lag_all();
+            self.lag(revision);
             self.consumed = revision;
         }
     }
@@ -504,10 +504,11 @@ impl<C: CallKey> WatchHub<C> {
         }
     }
 
-    fn lag_all(&mut self) {
+    /// Blocks up to `revision` are missing: whom they may concern reads history. A watcher that starts later stays.
+    fn lag(&mut self, revision: i64) {
         let consumed = self.consumed;
         for (reference, watcher) in &mut self.watchers {
-            if !watcher.live {
+            if !watcher.live || watcher.next > revision {
                 continue;
             }
             watcher.live = false;

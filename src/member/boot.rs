@@ -182,6 +182,11 @@ impl Engine {
             member_id: options.member_id,
             cluster_id: options.cluster_id,
         };
+        // Opening the log would make a new one, in the way of the old one that is put back.
+        let applied_index = tree.root().user().applied_index;
+        if applied_index > 0 && Wal::identity(disk, &options.wal_dir)?.is_none() {
+            return Err(BootError::LogLost { applied: applied_index });
+        }
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
         let tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
         let root = tree.root();
@@ -522,6 +527,7 @@ impl Rows {
             reads: Vec::new(),
             rounds: VecDeque::new(),
             ask_rounds_again: false,
+
             // An answer to a question from before a restart must not pass for one to a later question.
             next_context: (options_seed << 20) | 1,
             batch: Vec::new(),

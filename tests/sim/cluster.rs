@@ -20,6 +20,7 @@ use crate::{
 
 /// Something that happens at a time.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an action is moved once and then taken apart")]
 pub enum Action {
     Turn(usize),
     /// Some of a disk's operations end.
@@ -104,6 +105,9 @@ pub struct Cluster {
     pub cut: BTreeSet<(u64, u64)>,
     /// Trouble is over: no faults, no new requests.
     pub calm: bool,
+    /// Messages of this type are kept in `intercepted` instead of being sent.
+    pub intercept: Option<MessageType>,
+    pub intercepted: Vec<Message>,
     /// Newest revision that some client knows.
     pub known: i64,
     pub next_writer: u64,
@@ -129,6 +133,8 @@ impl Cluster {
             counts: Counts::default(),
             cut: BTreeSet::new(),
             calm: false,
+            intercept: None,
+            intercepted: Vec::new(),
             known: 1,
             next_writer: 1,
             queue: BTreeMap::new(),
@@ -310,6 +316,9 @@ impl Cluster {
             message.index,
             message.commit,
         ]);
+        if self.intercept == Some(message.msg_type) {
+            return self.intercepted.push(message);
+        }
         if self.cut.contains(&(message.from, message.to)) {
             return self.fault("message cut off");
         }

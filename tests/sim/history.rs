@@ -251,6 +251,33 @@ impl History {
         self.check_range(store, b"", b"\0", revision)
     }
 
+    /// Compares all that can be read of a store whose file may be damaged: it is right, or says that it is damaged.
+    /// Whether damage was found.
+    pub fn check_damaged(&self, store: &StoreView) -> Result<bool, String> {
+        let query = RangeQuery {
+            interval: Interval {
+                key: b"",
+                range_end: b"\0",
+            },
+            ..RangeQuery::default()
+        };
+        let mut cursor = store.range(&query).map_err(|error| error.to_string())?;
+        for expected in self.range(b"", b"\0", store.revision()) {
+            match cursor.next() {
+                Err(StoreError::Base(_) | StoreError::BadRow { .. }) => return Ok(true),
+                Err(error) => return Err(error.to_string()),
+                Ok(item) => {
+                    let found = item.map(|item| item.encoded);
+                    ensure!(
+                        found == Some(expected),
+                        "damage went unnoticed: read {found:?} instead of {expected:?}"
+                    );
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads an interval at a revision and compares.
     pub fn check_range(&self, store: &StoreView, from: &[u8], end: &[u8], revision: i64) -> Check {
         let query = RangeQuery {
@@ -297,6 +324,8 @@ impl History {
             interval: Interval::single(key),
             revision: bound.main,
             sub_end: Some(bound.sub),
+
+            admitted: true,
             ..RangeQuery::default()
         };
         let mut cursor = store.range(&query).map_err(|error| error.to_string())?;

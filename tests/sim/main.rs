@@ -28,6 +28,7 @@ mod history;
 mod host;
 mod leases;
 mod requests;
+mod stories;
 mod trouble;
 mod watching;
 mod weather;
@@ -41,6 +42,7 @@ fn run(seed: u64, trace: bool) -> Result<Counts, String> {
         let mut cluster = Cluster::new(seed, weather.clone(), trace);
         cluster
             .live()
+            .and_then(|()| cluster.check_effort())
             .map(|()| cluster.counts.clone())
             .map_err(|why| format!("at {:.6} s: {why}", cluster.now_ns as f64 / 1e9))
     }));

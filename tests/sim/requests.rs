@@ -353,7 +353,7 @@ fn check_txn(txn: &TxnRequest, outcome: &TxnOutcome, store: &StoreView, history:
                 }
             }
             (Some(Op::RequestRange(range)), etcore::member::OpOutcome::Range { bound, .. }) => {
-                if bound.main - 1 >= store.compact_revision() {
+                if bound.main > store.compact_revision() {
                     let bound = Revision::new(bound.main, bound.sub as u32);
                     history.check_before(store, &range.key, bound, now.as_deref())?;
                 }

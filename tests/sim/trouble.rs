@@ -36,11 +36,23 @@ impl Cluster {
         self.run(until_ns, |_| false)?;
         self.calm_down()?;
         self.last_crash()?;
+        self.rot()?;
         self.counts.simulated_ns = self.now_ns;
         self.counts.revisions = self.history.revision() as u64;
         self.counts.elections = self.history.elections();
         self.counts.leases_expired = self.leases.expired;
         self.counts.leases_renewed = self.leases.renewed;
+        Ok(())
+    }
+
+    /// Members have no reason to work all the time: messages must not breed messages, nor turns turns.
+    pub(crate) fn check_effort(&self) -> Check {
+        let seconds = self.now_ns / SEC * self.weather.members;
+        ensure!(
+            self.counts.turns < 2000 * seconds,
+            "{} turns in {seconds} member seconds",
+            self.counts.turns
+        );
         Ok(())
     }
 
@@ -93,7 +105,7 @@ impl Cluster {
     }
 
     /// A member that says it leads.
-    fn leader(&self) -> Option<usize> {
+    pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |index: &usize| {
             let up = self.hosts[*index].up.as_ref();
             up.is_some_and(|up| up.view.leader == member_id(*index))
@@ -367,7 +379,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let revision = self.history.revision();
         let leased = |key: &[u8]| self.history.get(key, revision).is_some();
         let first = self.hosts[0].up.as_ref().map(|up| up.view.applied_index);
@@ -455,5 +467,38 @@ impl Cluster {
         }
         self.settle("after the last crash")?;
         self.check_everybody()
+    }
+
+    /// Bytes of a file of one member rot: it refuses to start or to read, or it lost nothing by it.
+    fn rot(&mut self) -> Check {
+        let index = self.rng.below(self.weather.members) as usize;
+        self.hosts[index].crash(None);
+        let disk = self.hosts[index].disk.clone();
+        let files: Vec<String> = disk
+            .file_names()
+            .into_iter()
+            .filter(|name| disk.contents(name).is_some_and(|bytes| !bytes.is_empty()))
+            .collect();
+        let file = &files[self.rng.below(files.len() as u64) as usize];
+        let bytes = disk.contents(file).expect("it is listed").len() as u64;
+        let offset = self.rng.below(bytes);
+        let len = self.rng.between(1, 65).min(bytes - offset) as usize;
+        let mask = self.rng.between(1, 256) as u8;
+        self.note(|| format!("m{index}: {len} bytes of {file} at {offset} rot"));
+        disk.flip(file, offset, len, mask);
+        let (weather, seed, now_ns) = (self.weather.clone(), self.rng.next(), self.now_ns);
+        if let Err(error) = self.hosts[index].boot(&weather, seed, now_ns) {
+            self.note(|| format!("m{index} does not start: {error}"));
+            self.fault("rot refused at start");
+            return Ok(());
+        }
+        let store = self.hosts[index].up().view.store.clone();
+        let wrong = |why| format!("m{index}, {len} bytes of {file} rotten at {offset}: {why}");
+        let kind = match self.history.check_damaged(&store).map_err(wrong)? {
+            true => "rot found by a read",
+            false => "rot without effect",
+        };
+        self.fault(kind);
+        Ok(())
     }
 }

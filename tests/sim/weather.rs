@@ -114,6 +114,31 @@ impl Weather {
     }
 }
 
+impl Weather {
+    /// No trouble at all.
+    pub fn fair(members: u64) -> Weather {
+        Weather {
+            members,
+            tick_ns: 100 * MS,
+            pre_vote: true,
+            commit_interval_ns: 30 * MS,
+            disk_ns: 100 * US,
+            net_ns: 200 * US,
+            loss: 0,
+            duplication: 0,
+            delay: 0,
+            crash: 0,
+            disk_error: 0,
+            disk_full: 0,
+            pause: 0,
+            clock: 0,
+            partition: 0,
+            transfer: 0,
+            ..Weather::of(members)
+        }
+    }
+}
+
 /// A clock that runs at its own rate and jumps forward, but never goes back.
 #[derive(Clone, Debug)]
 pub struct Clock {

@@ -396,3 +396,22 @@ fn a_response_never_ends_within_a_revision() {
     builder.responses(HeaderInfo::default(), 0, 4, 120, None, |_| counts.push(()));
     assert_eq!(counts.len(), 3);
 }
+
+#[test]
+fn a_watch_of_the_future_does_not_read_history_when_blocks_are_withheld() {
+    let (mut hub, mut wire, mut story) = (hub(1), Wire::default(), Story::default());
+    hub.create(CALL, watch("a", "", 5), 1, 0, &mut wire);
+    wire.take();
+    story.add(2, 0, "a", Some("early"));
+    hub.lagged(2);
+    assert!(
+        !hub.has_work(),
+        "nothing it wants has happened, so there is nothing to read"
+    );
+    for main in 3..=5 {
+        story.add(main, 0, "a", Some("later"));
+    }
+    hub.consume(story.events(5, 5), 5, 5, &story, &mut wire);
+    assert_eq!(wire.told(), [(0, 5, "a".to_owned())]);
+    assert!(!hub.has_work());
+}

@@ -1,0 +1,130 @@
+//! Histories made by hand, where chance would take long to find them.
+
+use etcore::member::Event;
+use raft::MessageType;
+
+use crate::{
+    cluster::{Action, Cluster},
+    host::member_id,
+    requests::{self, Ask},
+    weather::{MS, SEC, Weather},
+};
+
+/// Healthy members with a leader.
+fn healthy(members: u64, seed: u64) -> Cluster {
+    let mut cluster = Cluster::new(seed, Weather::fair(members), false);
+    cluster.calm = true;
+    for index in 0..cluster.hosts.len() {
+        cluster.plan(0, Action::Boot(index));
+    }
+    assert_eq!(cluster.run(20 * SEC, |cluster| cluster.is_settled()), Ok(true));
+    cluster
+}
+
+fn go_on(cluster: &mut Cluster, ns: u64) {
+    let until_ns = cluster.now_ns + ns;
+    cluster.run(until_ns, |_| false).unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn put(cluster: &mut Cluster, index: usize) {
+    let weather = cluster.weather.clone();
+    let put = requests::put(cluster.next_writer, "k000".into(), 0, &mut cluster.rng, &weather);
+    cluster.ask(index, Ask::Put(put));
+    let before = cluster.known;
+    let until_ns = cluster.now_ns + SEC;
+    let done = cluster.run(until_ns, |cluster| cluster.known > before);
+    assert_eq!(done, Ok(true), "the put is answered");
+}
+
+fn read() -> Ask {
+    Ask::Read {
+        from: "k".into(),
+        end: "l".into(),
+        revision: 0,
+    }
+}
+
+fn cut_off(cluster: &mut Cluster, index: usize) {
+    for other in (0..cluster.hosts.len()).filter(|other| *other != index) {
+        let (a, b) = (member_id(index), member_id(other));
+        cluster.cut.extend([(a, b), (b, a)]);
+    }
+}
+
+#[test]
+fn the_answer_to_a_read_of_an_earlier_life_is_not_taken_for_one_of_this_life() {
+    let mut cluster = healthy(3, 11);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let follower = (leader + 1) % 3;
+    put(&mut cluster, leader);
+    go_on(&mut cluster, SEC);
+
+    cluster.intercept = Some(MessageType::MsgReadIndexResp);
+    cluster.ask(follower, read());
+    go_on(&mut cluster, 100 * MS);
+    let late = std::mem::take(&mut cluster.intercepted);
+    assert!(!late.is_empty(), "the leader has answered the read index");
+
+    cut_off(&mut cluster, follower);
+    cluster.crash(follower).unwrap();
+    go_on(&mut cluster, 50 * MS);
+    put(&mut cluster, leader);
+    cluster.ask(follower, read());
+    go_on(&mut cluster, 10 * MS);
+    for message in late {
+        cluster.hosts[follower].up().inbox.push(Event::Peer(Box::new(message)));
+    }
+    cluster.wake(follower, 0);
+    go_on(&mut cluster, 200 * MS);
+    assert!(
+        cluster.pending.values().any(|pending| pending.host == follower),
+        "a member that nobody talks to does not answer a linearizable read"
+    );
+}
+
+#[test]
+fn a_leader_that_stood_still_serves_no_old_reads() {
+    let mut cluster = healthy(3, 12);
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    put(&mut cluster, old);
+    cluster.hosts[old].paused = true;
+    go_on(&mut cluster, 5 * SEC);
+    let new = cluster.leader().expect("the others have elected one");
+    assert_ne!(new, old);
+    put(&mut cluster, new);
+    cluster.ask(old, read());
+    cluster.resume(old);
+    go_on(&mut cluster, 5 * SEC);
+    assert!(cluster.pending.is_empty(), "it answers, with the newest state");
+}
+
+#[test]
+fn reads_without_a_quorum_do_not_breed_messages() {
+    let mut cluster = healthy(3, 13);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let follower = (leader + 1) % 3;
+    cluster.intercept = Some(MessageType::MsgReadIndexResp);
+    let before = cluster.counts.turns;
+    cluster.ask(follower, read());
+    go_on(&mut cluster, 4 * SEC);
+    let turns = cluster.counts.turns - before;
+    let asked = cluster.intercepted.len();
+    assert!((2..=10).contains(&asked), "asked for {asked} times in 4 s");
+    assert!(turns < 10_000, "{turns} turns in 4 s of three members");
+}
+
+#[test]
+fn a_lone_member_gives_its_log_back() {
+    let mut cluster = healthy(1, 14);
+    cluster.weather.catch_up_entries = 5;
+    cluster.weather.wal_segment_bytes = 16 << 10;
+    cluster.crash(0).unwrap();
+    go_on(&mut cluster, SEC);
+    for _ in 0..300 {
+        put(&mut cluster, 0);
+        go_on(&mut cluster, 20 * MS);
+    }
+    let segments = cluster.hosts[0].disk.file_names();
+    let segments = segments.iter().filter(|name| name.ends_with(".seg")).count();
+    assert!(segments <= 8, "{segments} segments for five kept entries");
+}
