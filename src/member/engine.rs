@@ -194,6 +194,11 @@ impl Engine {
         self.appends.is_empty() && self.committer.is_idle() && self.member.store.buffered_bytes() == 0
     }
 
+    /// Begins to hand leadership over before a stop; false when this member does not lead or nobody can take it.
+    pub fn resign(&mut self) -> bool {
+        self.member.resign()
+    }
+
     /// Starts a commit at the next turn, whatever the interval says.
     pub fn hurry(&mut self) {
         self.committer.hurry();

@@ -9,8 +9,7 @@
 //! 4. consensus acknowledges the snapshot to the leader.
 //!
 //! A crash before 2 leaves the old state and a file that is thrown away. A crash between 2 and 3 is finished at the next
-//! start: [`finish`]. Views taken before keep the old file's map. Source: DECISIONS 21 in the order of markers first, so
-//! that a tree ahead of its log never occurs without a marker.
+//! start: [`finish`]. Views taken before keep the old file's map. ADR 6 says why the marker comes first.
 
 use std::sync::Arc;
 

@@ -64,12 +64,35 @@ impl Changes {
         }
     }
 
+    /// Whether the link to a member is up.
+    pub fn is_linked(&self, id: u64) -> bool {
+        self.links.contains_key(&id)
+    }
+
     fn is_linked_since(&self, id: u64, since_ns: u64) -> bool {
         self.links.get(&id).is_some_and(|up_ns| *up_ns <= since_ns)
     }
 }
 
 impl Member {
+    /// Begins to hand leadership to the voter that has most of the log; false when there is nobody to hand it to.
+    pub(super) fn resign(&mut self) -> bool {
+        let me = self.options.member_id;
+        if !self.raft.is_leader() {
+            return false;
+        }
+        let status = self.raft.status();
+        let heirs = status.progress.iter().filter(|(id, progress)| {
+            let votes = status.conf_state.voters.contains(id);
+            *id != me && votes && !progress.is_learner && self.changes.is_linked(*id)
+        });
+        // The last of equals would do as well: the choice only has to be the same in each run.
+        match heirs.max_by_key(|(id, progress)| (progress.matched, *id)) {
+            Some((heir, _)) => self.raft.transfer_leader(*heir).is_ok(),
+            None => false,
+        }
+    }
+
     /// Takes a change asked for by a call of a shard.
     pub(super) fn change_members(&mut self, shard: ShardIndex, id: RequestId, change: MemberChange) {
         match change {
@@ -131,7 +154,7 @@ impl Member {
         }
         check_started(self.members.voters().filter(|voter| voter.id != id), (0, 0))?;
         let me = self.options.member_id;
-        if id != me && !self.changes.links.contains_key(&id) {
+        if id != me && !self.changes.is_linked(id) {
             // It is down already, so no active quorum shrinks.
             return Ok(());
         }

@@ -56,6 +56,8 @@ struct Core {
     shards: Vec<ToShard>,
     bell: Bell,
     deadline_ns: Rc<Cell<u64>>,
+    /// When a member that stops no longer waits for another to lead; none before the stop.
+    resigned_ns: Option<u64>,
 }
 
 /// Boots the member, starts the shards, serves until told to stop.
@@ -132,6 +134,7 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             shards,
             bell,
             deadline_ns,
+            resigned_ns: None,
         },
         seeds,
     ))
@@ -201,6 +204,7 @@ impl Core {
         let mut events = Vec::new();
         let mut turn = Turn::new();
         while !self.is_over() {
+            self.resign_once();
             if self.turn(&mut events) {
                 if turn.spent() {
                     breathe().await;
@@ -218,7 +222,24 @@ impl Core {
     }
 
     fn is_over(&self) -> bool {
-        self.shared.stop.load(Ordering::Relaxed) && self.shared.live_shards.load(Ordering::SeqCst) == 0
+        let stopped = self.shared.stop.load(Ordering::Relaxed) && self.shared.live_shards.load(Ordering::SeqCst) == 0;
+        stopped && !self.is_handing_over()
+    }
+
+    /// The first time after a stop was asked for: begins to hand leadership to another member.
+    fn resign_once(&mut self) {
+        if self.resigned_ns.is_none() && self.shared.stop.load(Ordering::Relaxed) {
+            let wait_ns = match self.engine.resign() {
+                true => self.shared.config.election_timeout_ms * 1_000_000,
+                false => 0,
+            };
+            self.resigned_ns = Some(now_ns() + wait_ns);
+        }
+    }
+
+    fn is_handing_over(&self) -> bool {
+        let leads = self.engine.view().leader == self.engine.member_id();
+        leads && self.resigned_ns.is_none_or(|give_up_ns| now_ns() < give_up_ns)
     }
 
     /// One turn of the engine; true when another should follow soon.

@@ -129,6 +129,11 @@ async fn without_a_majority_nothing_is_acknowledged_and_serializable_reads_go_on
         ..Default::default()
     });
     assert!(put.await.is_err());
+    let status = client.status().await;
+    assert_eq!(
+        (status.leader, status.errors),
+        (0, vec!["etcdserver: no leader".to_owned()])
+    );
     let request = RangeRequest {
         serializable: true,
         ..key_range("k")
@@ -138,6 +143,26 @@ async fn without_a_majority_nothing_is_acknowledged_and_serializable_reads_go_on
     cluster.leader().await;
     client.put("k", "x").await;
     assert_eq!(cluster.nodes[1].client().get("k").await, Some(b"x".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_stop_hands_over_first() {
+    let mut cluster = Cluster::start(3, &["--election-timeout=5000"]).await;
+    let leader = cluster.leader().await;
+    let mut process = cluster.nodes[leader].process.take().unwrap();
+    let term = cluster.nodes[(leader + 1) % 3].client().status().await.raft_term;
+    let started = std::time::Instant::now();
+    process.signal("TERM");
+    assert!(process.wait(PATIENCE).is_some_and(|status| status.success()));
+    cluster.leader().await;
+    // Without the hand-over the others would wait out their election time-out.
+    assert!(
+        started.elapsed() < Duration::from_millis(4500),
+        "{}",
+        process.log_tail()
+    );
+    let now = cluster.nodes[(leader + 1) % 3].client().status().await.raft_term;
+    assert_eq!(now, term + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
