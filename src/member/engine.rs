@@ -143,8 +143,18 @@ impl Engine {
     pub fn next_deadline_ns(&self) -> u64 {
         let lease = self.member.lessor.next_deadline_ns().unwrap_or(u64::MAX);
         let tick = self.member.next_tick_ns;
+        // Without anything to write a commit is never due, and an idle member sleeps from tick to tick.
+        let commit = match self.member.store.buffered_bytes() > 0 || self.committer.is_shrinking() {
+            true => self.committer.next_deadline_ns(),
+            false => u64::MAX,
+        };
+        let compaction = match self.compaction.active {
+            true => self.compaction.next_slice_ns,
+            false => u64::MAX,
+        };
         tick.min(lease.max(self.member.now_ns + 1_000_000))
-            .min(self.committer.next_deadline_ns())
+            .min(commit)
+            .min(compaction)
     }
 
     /// Runs one turn. `events` is drained.

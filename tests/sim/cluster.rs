@@ -532,6 +532,7 @@ impl Cluster {
                 self.leases
                     .renewal(lease, ttl, pending.asked_ns, pending.clocks, &now)?;
             }
+            (Ask::Compact(revision), _) if self.rng.percent(50) => self.ask(index, Ask::CompactionDone(revision)),
             (Ask::Put(put), _) if put.lease != 0 => {
                 if let Some(lease) = self.leases.all.get_mut(&put.lease) {
                     lease.has_key = true;

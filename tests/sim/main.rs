@@ -10,7 +10,7 @@
 //! Not simulated yet: changes of membership, and followers that need a member snapshot.
 //!
 //! Environment: `ETCORE_SIM_SEED` replays one seed and tells what happens, `ETCORE_TEST_SCALE` multiplies the number of
-//! seeds.
+//! seeds, `ETCORE_SIM_FIRST` is the first of them (1), `ETCORE_SIM_ALL` goes on after a failure.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

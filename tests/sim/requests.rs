@@ -26,6 +26,8 @@ pub enum Ask {
     Delete(DeleteRangeRequest),
     Txn(TxnRequest),
     Compact(i64),
+    /// When the revisions of a compaction are gone.
+    CompactionDone(i64),
     /// A linearizable read at a revision (0: now).
     Read {
         from: Bytes,
@@ -54,6 +56,7 @@ impl Ask {
             Ask::Delete(_) => "delete",
             Ask::Txn(_) => "txn",
             Ask::Compact(_) => "compact",
+            Ask::CompactionDone(_) => "compaction done",
             Ask::Read { .. } => "read",
             Ask::Grant { .. } => "grant",
             Ask::Revoke(_) => "revoke",
@@ -92,6 +95,7 @@ impl Ask {
                     alarm: kind,
                 });
             }
+            Ask::CompactionDone(revision) => return Request::CompactionDone { revision },
             Ask::Read { .. } => return Request::ReadBarrier,
             Ask::Renew(lease) => return Request::LeaseRenew { lease },
             Ask::MoveLeader(target) => return Request::MoveLeader { target },
@@ -298,7 +302,7 @@ pub fn check_answer(
         | (Ask::Revoke(_), Outcome::LeaseRevoke { revision })
         | (Ask::Renew(_), Outcome::LeaseRenew { revision, .. }) => at_least(*revision),
         (Ask::MoveLeader(_), Outcome::Done) | (Ask::Leases, Outcome::Leases(_)) => Ok(0),
-        (Ask::Disarm { .. }, Outcome::Alarms(_)) => Ok(0),
+        (Ask::CompactionDone(_), Outcome::Done) | (Ask::Disarm { .. }, Outcome::Alarms(_)) => Ok(0),
         (ask, outcome) => Err(format!("{} was answered by {outcome:?}", ask.name())),
     }
 }

@@ -128,3 +128,14 @@ fn a_lone_member_gives_its_log_back() {
     let segments = segments.iter().filter(|name| name.ends_with(".seg")).count();
     assert!(segments <= 8, "{segments} segments for five kept entries");
 }
+
+#[test]
+fn an_idle_member_sleeps_from_tick_to_tick() {
+    let mut cluster = healthy(1, 15);
+    put(&mut cluster, 0);
+    go_on(&mut cluster, 5 * SEC);
+    let before = cluster.counts.turns;
+    go_on(&mut cluster, 10 * SEC);
+    let turns = cluster.counts.turns - before;
+    assert!(turns <= 110, "{turns} turns in 10 s of ticks of 100 ms");
+}
