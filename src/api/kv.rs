@@ -282,6 +282,10 @@ impl Api {
     ///
     /// Source: limits table (quota rows); etcd `quotaAlarmer`.
     pub(super) fn check_quota(&mut self, cost: u64) -> Result<(), Failure> {
+        // Refused before the log: what would be refused at apply must not take the log's last room.
+        if self.view().alarms.iter().any(|(_, kind)| *kind == NOSPACE) {
+            return Err(status::NO_SPACE);
+        }
         let Some(quota) = self.setup.limits.quota_bytes else {
             return Ok(());
         };

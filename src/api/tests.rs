@@ -97,7 +97,10 @@ impl Harness {
             clock: || 1,
         };
         let server = RefCell::new(ServerConn::new(Limits::default(), 1));
-        let wide = Limits { message_bytes_max: 64 << 20, ..Limits::default() };
+        let wide = Limits {
+            message_bytes_max: 64 << 20,
+            ..Limits::default()
+        };
         let client = ClientConn::new(wide, "http", "test", 1);
         Harness {
             api: Api::new(setup),

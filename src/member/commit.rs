@@ -109,6 +109,11 @@ impl Committer {
         (self.tree.size_bytes(), self.tree.in_use_bytes())
     }
 
+    /// What the tree durably has.
+    pub fn durable(&self) -> MetaUser {
+        self.tree.root().user().clone()
+    }
+
     /// Whether no commit is under way.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle)

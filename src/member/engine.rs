@@ -431,7 +431,7 @@ impl Engine {
             Step::Done { applied, took_ns } => {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
                 self.dirty = true;
-                self.release(&applied)?;
+                self.release(&applied, self.member.options.catch_up_entries)?;
                 self.answer_compaction()?;
                 self.answer_defragmented();
             }
@@ -447,6 +447,9 @@ impl Engine {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
+            // What the tree has need not be kept for followers that lag while there is no room.
+            let durable = self.committer.durable();
+            self.release(&durable, 0)?;
             self.wal.retry_space();
         }
         if self.committer.out_of_space() || wal_low {
@@ -456,15 +459,17 @@ impl Engine {
     }
 
     /// Lets go of log entries that the tree has, but for those kept for followers that lag.
-    fn release(&mut self, durable: &MetaUser) -> Result<(), Fault> {
+    fn release(&mut self, durable: &MetaUser, kept: u64) -> Result<(), Fault> {
         let conf_state = ConfState::decode(&durable.conf_state).map_err(|error| Fault::Raft(error.to_string()))?;
         let (index, term) = (durable.applied_index, durable.applied_term);
+        if index == 0 {
+            return Ok(());
+        }
         self.member.raft.set_snapshot(SnapshotMetadata {
             conf_state,
             index,
             term,
         });
-        let kept = self.member.options.catch_up_entries;
         let first = self.member.raft.first_index();
         let to = index.saturating_sub(kept);
         // In steps, so that a release is worth its while.
