@@ -36,7 +36,7 @@ fn main() {
             revision: 0,
             limit,
             count_only: false,
-            after: None,
+            ..RangeQuery::default()
         };
         let mut range = view.range(&query).expect("the present can be read");
         let size = range.measure(false).expect("the store is whole");

@@ -9,6 +9,7 @@
 //! hashes) is a job that runs in slices, [`Api::run_jobs`].
 
 mod answer;
+mod cluster;
 mod core;
 mod http;
 mod ids;
@@ -28,3 +29,6 @@ pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};
 pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Outlet, Wires};
 pub use status::{ALL as FAILURES, Failure};
+
+#[cfg(test)]
+mod tests;

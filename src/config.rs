@@ -49,8 +49,10 @@ pub struct Config {
     pub initial_advertise_peer_urls: Vec<Url>,
     /// Further listeners for `/metrics` and the health pages; may be empty.
     pub listen_metrics_urls: Vec<Url>,
-    /// The members at the cluster's birth. Bounds: exactly this one, for now.
+    /// The members at the cluster's birth, or of the cluster to join. Bounds: this one is among them.
     pub initial_cluster: InitialCluster,
+    /// Whether the member joins a cluster that is there.
+    pub joins_existing: bool,
     /// The length of a raft tick and the interval of heartbeats. Bounds: at least 1.
     pub heartbeat_interval_ms: u64,
     /// The base election timeout. Bounds: at least five heartbeats, at most 50,000.

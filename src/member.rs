@@ -16,9 +16,12 @@ mod compare;
 mod engine;
 mod error;
 mod event;
+mod forward;
 mod hash_cache;
+mod install;
 mod lessor;
 mod membership;
+mod reconfigure;
 mod txn;
 mod view;
 
@@ -33,6 +36,7 @@ use net::pb::etcdserverpb::{
     CompactionRequest, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest,
     RequestHeader,
 };
+use net::peer::CallMethod;
 use prost::Message as _;
 use raft::RawNode;
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
@@ -46,8 +50,10 @@ pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use hash_cache::{Cached, HashCache};
+pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
+pub use reconfigure::MemberChange;
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -66,12 +72,22 @@ const CHECKPOINT_TTL_ABOVE: i64 = 300;
 const CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
 /// A read round without an answer is started anew after this long. Units: nanoseconds. Source: limits table.
 const READ_RETRY_NS: u64 = 500_000_000;
+/// What this member tells of itself is proposed again after this long, until it is applied. Units: nanoseconds.
+const ANNOUNCE_RETRY_NS: u64 = 1_000_000_000;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    /// A call of a shard.
+    Shard(ShardIndex, RequestId),
+    /// A request that another member passed on.
+    Peer(u64, u64),
+}
 
 /// A request that waits for a leadership round.
 #[derive(Debug)]
 struct WaitingRead {
-    shard: ShardIndex,
-    id: RequestId,
+    asker: Asker,
     /// A lease to renew, or a plain barrier.
     renew: Option<i64>,
 }
@@ -106,11 +122,20 @@ pub struct Member {
     next_time_out_ns: u64,
     reads: Vec<WaitingRead>,
     rounds: VecDeque<ReadRound>,
+    /// The leader changed: the rounds that wait need a new question.
+    ask_rounds_again: bool,
     next_context: u64,
     next_own_id: u64,
     batch: Vec<Bytes>,
     batch_ids: Vec<RequestId>,
+    /// Some of the batch is from an earlier turn.
+    batch_waits: bool,
     replies: Vec<(ShardIndex, Reply)>,
+    forwards: forward::Forwards,
+    changes: reconfigure::Changes,
+    /// This member was removed from the cluster.
+    removed: bool,
+    next_announce_ns: u64,
     compactor: Compactor,
     /// Blocks sealed within this turn, ahead of its end.
     sealed: Vec<Arc<Block>>,
@@ -131,10 +156,17 @@ impl Member {
                 self.proposals.remove(&id);
             }
             Event::Peer(message) => {
-                if let Err(error) = self.raft.step(message) {
+                if let Err(error) = self.raft.step(*message) {
                     tracing::debug!(%error, "message ignored");
                 }
             }
+            Event::PeerCall { from, call } => self.on_call(from, call),
+            Event::PeerAnswer { answer } => self.on_answer(answer),
+            Event::Link { id, up } => self.changes.note_link(id, up, self.now_ns),
+            Event::Unreachable(id) => self.raft.report_unreachable(id),
+            Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
+            Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
+            Event::Removed => self.removed = true,
         }
     }
 
@@ -150,20 +182,21 @@ impl Member {
                 self.batch.push(data);
                 self.batch_ids.push(id);
             }
-            Request::ReadBarrier => self.wait_for_round(WaitingRead { shard, id, renew: None }),
-            Request::LeaseRenew { lease } => self.wait_for_round(WaitingRead {
-                shard,
-                id,
-                renew: Some(lease),
+            Request::ReadBarrier => self.wait_for_round(WaitingRead {
+                asker: Asker::Shard(shard, id),
+                renew: None,
             }),
+            Request::LeaseRenew { lease } => {
+                self.ask_leader(shard, id, CallMethod::LeaseRenew, lease as u64, false);
+            }
             Request::LeaseInfo { lease, keys } => {
-                let info = self.lessor.info(lease, keys, self.now_ns);
-                self.answer(shard, id, Ok(Outcome::LeaseInfo(info)));
+                self.ask_leader(shard, id, CallMethod::LeaseInfo, lease as u64, keys);
             }
             Request::Leases => {
                 let ids = self.lessor.ids();
                 self.answer(shard, id, Ok(Outcome::Leases(ids)));
             }
+            Request::ChangeMembers { change } => self.change_members(shard, id, change),
             Request::MoveLeader { target } => self.move_leader(shard, id, target),
             Request::CompactionDone { .. } | Request::Defragment => {
                 unreachable!("the engine keeps what waits for the tree")
@@ -173,7 +206,7 @@ impl Member {
 
     fn wait_for_round(&mut self, read: WaitingRead) {
         if self.reads.len() >= WAITING_MAX {
-            return self.answer(read.shard, read.id, Err(Refusal::TooManyRequests));
+            return self.settle(read.asker, Err(Refusal::TooManyRequests));
         }
         self.reads.push(read);
     }
@@ -194,13 +227,23 @@ impl Member {
         self.answer(shard, id, result);
     }
 
+    /// Answers whoever asked.
+    fn settle(&mut self, asker: Asker, result: Result<Outcome, Refusal>) {
+        match asker {
+            Asker::Shard(shard, id) => self.answer(shard, id, result),
+            Asker::Peer(from, id) => self.answer_peer(from, id, result),
+        }
+    }
+
     fn answer(&mut self, shard: ShardIndex, id: RequestId, result: Result<Outcome, Refusal>) {
         self.replies.push((shard, Reply { id, result }));
     }
 
     /// Hands the gathered proposals to consensus and starts one leadership round for the reads that wait.
     fn flush_proposals(&mut self) {
-        if !self.batch.is_empty() {
+        // Without a leader proposals wait for one, until they time out. Source: etcd's raft node, which takes none.
+        if !self.batch.is_empty() && self.raft.leader_id() != 0 {
+            self.drop_late_proposals();
             if let Err(error) = self.raft.propose_batch(self.batch.drain(..)) {
                 let refusal = match error {
                     raft::ProposeError::TooMuchUncommitted { .. } => Refusal::TooManyRequests,
@@ -215,7 +258,20 @@ impl Member {
             }
             self.batch_ids.clear();
         }
+        self.batch_waits = !self.batch.is_empty();
+        self.pump_changes();
         self.start_round();
+    }
+
+    /// Takes out of the batch what waited for a leader for too long: its callers were told so.
+    fn drop_late_proposals(&mut self) {
+        if self.batch_waits {
+            self.batch_waits = false;
+            let (ids, batch) = (std::mem::take(&mut self.batch_ids), std::mem::take(&mut self.batch));
+            let live = ids.into_iter().zip(batch);
+            let live = live.filter(|(id, _)| self.proposals.contains_key(id));
+            (self.batch_ids, self.batch) = live.unzip();
+        }
     }
 
     fn start_round(&mut self) {
@@ -249,7 +305,7 @@ impl Member {
                     None => Ok(Outcome::Done),
                     Some(lease) => self.renew(lease),
                 };
-                self.answer(read.shard, read.id, result);
+                self.settle(read.asker, result);
             }
         }
     }
@@ -297,6 +353,11 @@ impl Member {
             self.raft.tick();
         }
         self.time_out();
+        self.pump_forwards();
+        if self.now_ns >= self.next_announce_ns && self.raft.leader_id() != 0 {
+            self.next_announce_ns = self.now_ns + ANNOUNCE_RETRY_NS;
+            self.announce();
+        }
         if self.raft.is_leader() {
             self.end_leases();
             if let Some(revision) = self.compactor.due(self.now_ns, self.store.revision()) {
@@ -334,11 +395,13 @@ impl Member {
             let round = self.rounds.pop_front().expect("just seen");
             self.metrics.failed_reads.add(1);
             for read in round.waiting {
-                self.answer(read.shard, read.id, Err(Refusal::Timeout));
+                self.settle(read.asker, Err(Refusal::Timeout));
             }
         }
-        // Asking again for the newest round serves all. Once per interval: an answer that is late must not make more.
-        let stuck = |round: &&mut ReadRound| round.index.is_none() && round.retry_ns <= now;
+        // Asking again for the newest round serves all. Once per interval, or at once when a leader is known anew: an
+        // answer that is late must not make more.
+        let again = std::mem::take(&mut self.ask_rounds_again) && self.raft.leader_id() != 0;
+        let stuck = |round: &&mut ReadRound| round.index.is_none() && (round.retry_ns <= now || again);
         if let Some(round) = self.rounds.back_mut().filter(stuck) {
             round.retry_ns = now + READ_RETRY_NS;
             self.metrics.slow_reads.add(1);
@@ -407,23 +470,28 @@ impl Member {
                 );
             }
             self.published_leader = state.leader_id;
+            // What was asked of the former leader is asked of the new one.
+            self.ask_rounds_again = true;
+            self.next_announce_ns = self.now_ns + ANNOUNCE_RETRY_NS;
         }
         if leads && !self.was_leader {
             self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
             self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
-            self.announce();
         }
         if !leads && self.was_leader {
             self.lessor.demote();
         }
         self.was_leader = leads;
+        if state.leader_id != 0 {
+            self.announce();
+        }
     }
 
     /// Tells the cluster this member's name and client URLs and, once, the version it speaks.
     fn announce(&mut self) {
         let known = self.members.members.get(&self.options.member_id);
         let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
-        if known.is_none_or(|member| member.name != name || member.client_urls != client_urls) {
+        if known.is_some_and(|member| member.name != name || member.client_urls != client_urls) {
             let attributes = net::pb::membershippb::Attributes { name, client_urls };
             let request = net::pb::membershippb::ClusterMemberAttrSetRequest {
                 member_id: self.options.member_id,
@@ -435,7 +503,7 @@ impl Member {
             });
         }
         let version = crate::version::CLUSTER_VERSION;
-        if self.members.cluster_version.as_deref() != Some(version) {
+        if self.raft.is_leader() && self.members.cluster_version.as_deref() != Some(version) {
             let request = net::pb::membershippb::ClusterVersionSetRequest {
                 ver: version.to_owned(),
             };

@@ -16,7 +16,9 @@ pub mod placement;
 pub mod probe;
 
 mod core_loop;
+mod identity;
 mod options;
+mod peers;
 mod shard_loop;
 
 use std::{
@@ -71,6 +73,14 @@ enum StartError {
     Boot { path: PathBuf, error: BootError },
     #[error("the data directory {} cannot be used: {error}; make it writable for this user, or choose another --data-dir", path.display())]
     DataDir { path: PathBuf, error: std::io::Error },
+    #[error("the cluster cannot be joined: {0}")]
+    Join(String),
+    #[error(
+        "the data directory {} is etcd's, whose files are not read here; choose another --data-dir and copy the keys over \
+         (etcdctl make-mirror)",
+        path.display()
+    )]
+    EtcdDataDir { path: PathBuf },
     #[error("an executor cannot be started: {0}")]
     Executor(String),
     #[error("signals cannot be caught: {0}")]
@@ -81,6 +91,8 @@ enum StartError {
 #[derive(Clone)]
 struct Shared {
     config: Arc<Config>,
+    /// Who this member is; known once its data directory was looked at.
+    identity: storage::wal::Identity,
     /// Raised by SIGTERM: stop in order.
     stop: Arc<AtomicBool>,
     /// Shards that have not ended.
@@ -125,7 +137,8 @@ fn run(config: Config) -> Result<(), StartError> {
         Some(limit) => probe::connections_max(limit, probe::OPEN_FILES_RESERVE)? as usize,
         None => usize::MAX,
     };
-    let listeners = listen(&config)?;
+    let listeners = listen(&config, &[CLIENT_TAG, METRICS_TAG])?;
+    let peer_listeners = listen(&config, &[PEER_TAG])?;
     prepare_data_dir(&config)?;
     // Before any thread: signals are then caught from the first moment on.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Signals)?;
@@ -139,6 +152,10 @@ fn run(config: Config) -> Result<(), StartError> {
         "starting"
     );
     let shared = Shared {
+        identity: storage::wal::Identity {
+            member_id: config.member_id(),
+            cluster_id: config.cluster_id(),
+        },
         config: Arc::new(config),
         stop: Arc::new(AtomicBool::new(false)),
         live_shards: Arc::new(AtomicUsize::new(shards)),
@@ -150,7 +167,7 @@ fn run(config: Config) -> Result<(), StartError> {
     };
     watch_signals(signals, shared.stop.clone());
     let (ready, started) = std::sync::mpsc::channel();
-    let core = start_core(shared.clone(), cores == 1, ready)?;
+    let core = start_core(shared.clone(), cores == 1, peer_listeners, ready)?;
     let intakes = match started.recv() {
         Ok(result) => result?,
         Err(_) => return Err(StartError::Executor("the core ended before it was ready".into())),
@@ -179,14 +196,14 @@ fn eprintln_ready(config: &Config) {
     }
 }
 
-fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+fn listen(config: &Config, tags: &[u32]) -> Result<Vec<Listener>, StartError> {
     let groups = [
         (&config.listen_client_urls, CLIENT_TAG),
         (&config.listen_metrics_urls, METRICS_TAG),
         (&config.listen_peer_urls, PEER_TAG),
     ];
     let mut listeners = Vec::new();
-    for (urls, tag) in groups {
+    for (urls, tag) in groups.into_iter().filter(|(_, tag)| tags.contains(tag)) {
         for url in urls {
             let host = url.host();
             let address = if host.contains(':') {
@@ -214,6 +231,7 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
             .create(path)
             .map_err(failed(path))
     };
+    refuse_etcd_data(&config.data_dir)?;
     create(&config.data_dir)?;
     // A write tells more than mode bits do.
     let trial = config.data_dir.join(".write-trial");
@@ -234,6 +252,19 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
         }),
         Err(_) => std::os::unix::fs::symlink(&target, &link).map_err(failed(&link)),
     }
+}
+
+/// A server that started empty in etcd's directory would look like one that lost its data.
+fn refuse_etcd_data(data_dir: &Path) -> Result<(), StartError> {
+    let ours = data_dir.join("format").exists();
+    let theirs = ["member/wal", "member/snap"]
+        .iter()
+        .any(|part| data_dir.join(part).is_dir());
+    if theirs && !ours {
+        let path = data_dir.to_owned();
+        return Err(StartError::EtcdDataDir { path });
+    }
+    Ok(())
 }
 
 /// The first signal stops in order, the second at once: as safe as a crash.
@@ -266,12 +297,17 @@ fn builder(name: &str, config: &Config) -> LocalExecutorBuilder {
 }
 
 /// Starts the core's executor; it starts the others and reports once all are ready.
-fn start_core(shared: Shared, alone: bool, ready: Ready) -> Result<std::thread::JoinHandle<()>, StartError> {
+fn start_core(
+    shared: Shared,
+    alone: bool,
+    peer_listeners: Vec<Listener>,
+    ready: Ready,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
     let body = move || {
         let config = shared.config.clone();
         let executor = builder("core", &config).make();
         match executor {
-            Ok(executor) => executor.run(core_loop::run(shared, alone, ready)),
+            Ok(executor) => executor.run(core_loop::run(shared, alone, peer_listeners, ready)),
             Err(error) => drop(ready.send(Err(StartError::Executor(error.to_string())))),
         }
     };

@@ -8,3 +8,4 @@ pub mod grpc;
 pub mod h2;
 pub mod io;
 pub mod pb;
+pub mod peer;

@@ -143,8 +143,22 @@ fn a_dribbled_window_is_stopped() {
             wire.output();
         }
     });
-    assert_eq!(updates, SMALL_INCREMENTS.burst);
+    assert_eq!(updates, SMALL_INCREMENTS.burst + SMALL_INCREMENTS_EARNED);
     wire.expect_connection_error(EnhanceYourCalm);
+}
+
+#[test]
+fn a_peer_that_gives_the_window_back_for_each_small_message_is_no_attacker() {
+    let mut wire = Wire::new();
+    wire.call(1);
+    for _ in 0..2 * SMALL_INCREMENTS.burst {
+        wire.server
+            .send_message(StreamId(1), 50, |out| out.extend_from_slice(&[1; 50]));
+        wire.send(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 55]);
+        wire.send(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 55]);
+        wire.output();
+        assert_eq!(wire.server.close_reason(), None);
+    }
 }
 
 #[test]

@@ -287,6 +287,7 @@ impl Api {
                 let alarms = alarms.into_iter().map(one).collect();
                 self.reply_to(key, &AlarmResponse { header, alarms }, wires);
             }
+            Outcome::Members { subject } => self.members_changed(view, key, subject, wires),
             Outcome::Done => match self
                 .conns
                 .get(&key.0)

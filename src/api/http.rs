@@ -10,7 +10,10 @@ use std::{
 
 use net::{
     grpc::{HttpHead, ServerConn},
-    io::{HeaderMap, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod, StatusCode, header},
+    io::{
+        HeaderMap, HeaderName, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod, StatusCode,
+        header,
+    },
 };
 
 use super::{Api, core::Waiting, shard::CallKey, status::Failure};
@@ -19,6 +22,8 @@ use crate::{
     version::{ETCD_VERSION, STORAGE_VERSION},
 };
 
+/// What peers tell clusters apart by. Source: http table, peer rows.
+const CLUSTER_ID_HEADER: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A finished page.
@@ -98,7 +103,11 @@ impl Api {
         }
         let metrics_only = request.conn.tag == self.setup.metrics_tag;
         if request.conn.tag == self.setup.peer_tag {
-            return Http1Reply::Now(answer(self.peer_page(request.uri.path())));
+            let mut page = answer(self.peer_page(request.uri.path()));
+            let cluster = format!("{:x}", self.setup.cluster_id);
+            let cluster = HeaderValue::from_str(&cluster).expect("hexadecimal digits are valid");
+            page.headers.insert(CLUSTER_ID_HEADER, cluster);
+            return Http1Reply::Now(page);
         }
         let get = request.method == HttpMethod::GET || request.method == HttpMethod::HEAD;
         let (path, query) = (

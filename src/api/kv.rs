@@ -282,6 +282,10 @@ impl Api {
     ///
     /// Source: limits table (quota rows); etcd `quotaAlarmer`.
     pub(super) fn check_quota(&mut self, cost: u64) -> Result<(), Failure> {
+        // Refused before the log: what would be refused at apply must not take the log's last room.
+        if self.view().alarms.iter().any(|(_, kind)| *kind == NOSPACE) {
+            return Err(status::NO_SPACE);
+        }
         let Some(quota) = self.setup.limits.quota_bytes else {
             return Ok(());
         };
@@ -310,7 +314,10 @@ impl Api {
             }
         };
         self.subscribe();
-        let newest = self.view().revision();
+        let view = self.view();
+        let newest = view.revision();
+        // While nobody watched, no block told the term.
+        self.hub.set_term(view.term);
         let now_ns = self.now_ns;
         self.with_hub(&one_wire(key.0, wire), |hub, sink, _| match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => hub.create(key, create, newest, now_ns, sink),

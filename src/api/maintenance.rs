@@ -1,14 +1,14 @@
-//! The Maintenance, Cluster and Health services.
+//! The Maintenance and Health services.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 use net::{
     grpc::{ServerConn, Status},
     pb::{
         etcdserverpb::{
-            AlarmRequest, AlarmType, DowngradeRequest, DowngradeResponse, HashKvRequest, Member, MemberListRequest,
-            MemberListResponse, MoveLeaderRequest, StatusResponse, downgrade_request::DowngradeAction,
+            AlarmRequest, AlarmType, DowngradeRequest, DowngradeResponse, HashKvRequest, MoveLeaderRequest,
+            StatusResponse, downgrade_request::DowngradeAction,
         },
         grpc::health::v1::{
             HealthCheckRequest, HealthCheckResponse, HealthListResponse, health_check_response::ServingStatus,
@@ -19,42 +19,18 @@ use prost::Message;
 
 use super::{
     Api, Method,
-    core::{Pending, Waiting},
+    core::Pending,
     jobs::Job,
     kv::EntryField,
     shard::{CallKey, CallState, decode},
     status::{self, Failure},
 };
 use crate::{
-    member::{Request, View},
+    member::Request,
     version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION},
 };
 
 impl Api {
-    pub(super) fn member_list(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
-        let request: MemberListRequest = decode(message)?;
-        if request.linearizable {
-            return self.wait_for_round(Waiting::MemberList { key });
-        }
-        let view = self.view();
-        self.serve_members(&view, key, wire);
-        Ok(())
-    }
-
-    /// Header revision is 0 for Cluster calls (behaviours 23).
-    pub(super) fn serve_members(&mut self, view: &Arc<View>, key: CallKey, wire: &mut ServerConn) {
-        let member = |info: &crate::member::MemberInfo| Member {
-            id: info.id,
-            name: info.name.clone(),
-            peer_ur_ls: info.peer_urls.clone(),
-            client_ur_ls: info.client_urls.clone(),
-            is_learner: info.is_learner,
-        };
-        let members = view.members.members.values().map(member).collect();
-        let header = Some(self.header(view, 0));
-        self.reply(key, &MemberListResponse { header, members }, wire);
-    }
-
     pub(super) fn alarm(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let _: AlarmRequest = decode(message.clone())?;
         self.propose(EntryField::Alarm, &message, Pending::Plain { key })

@@ -36,13 +36,13 @@ pub const GATES: &[Gate] = &[
         name: "CompactHashCheck",
         default: false,
         only_default_because: None,
-        help: "one member compares with nobody",
+        help: "no effect: members do not compare their data yet",
     },
     Gate {
         name: "InitialCorruptCheck",
         default: false,
         only_default_because: None,
-        help: "one member compares with nobody",
+        help: "no effect: members do not compare their data yet",
     },
     Gate {
         name: "LeaseCheckpoint",
@@ -60,7 +60,7 @@ pub const GATES: &[Gate] = &[
         name: "SetMemberLocalAddr",
         default: false,
         only_default_because: None,
-        help: "one member dials nobody",
+        help: "no effect: links come from any local address",
     },
     Gate {
         name: "StopGRPCServiceOnDefrag",

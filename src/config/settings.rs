@@ -120,6 +120,7 @@ fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
             members: Default::default(),
             token: reader.text("initial-cluster-token"),
         },
+        joins_existing: false,
         heartbeat_interval_ms: reader.uint("heartbeat-interval"),
         election_timeout_ms: reader.uint("election-timeout"),
         initial_election_tick_advance: reader.bool("initial-election-tick-advance"),
@@ -289,20 +290,7 @@ fn check_cluster(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageEr
         .initial_cluster
         .check_member(&config.name, &config.initial_advertise_peer_urls)
         .or_else(rule)?;
-    let count = config.initial_cluster.members.len();
-    if count > 1 {
-        return rule(format!(
-            "--initial-cluster names {count} members, and clusters of more than one member are not available yet; name only \
-             {}={}",
-            config.name,
-            cluster::join(&config.initial_advertise_peer_urls)
-        ));
-    }
-    if reader.text("initial-cluster-state") == "existing" {
-        return rule(
-            "--initial-cluster-state=existing is not available yet: a member cannot join a running cluster; use new",
-        );
-    }
+    config.joins_existing = reader.text("initial-cluster-state") == "existing";
     Ok(())
 }
 

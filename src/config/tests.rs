@@ -286,17 +286,12 @@ fn a_name_alone_is_enough_for_the_initial_cluster() {
 }
 
 #[test]
-fn more_than_one_member_is_refused_for_now() {
+fn a_cluster_may_be_born_with_several_members_or_be_joined() {
     let cluster = "--initial-cluster=default=http://localhost:2380,b=http://b:2380,c=http://c:2380";
-    broken_rule(
-        &[cluster],
-        "--initial-cluster names 3 members, and clusters of more than one member are not available yet; name only \
-         default=http://localhost:2380",
-    );
-    broken_rule(
-        &["--initial-cluster-state=existing"],
-        "--initial-cluster-state=existing is not available yet: a member cannot join a running cluster; use new",
-    );
+    let born = config(&[cluster]);
+    assert_eq!((born.initial_cluster.members.len(), born.joins_existing), (3, false));
+    assert!(born.initial_cluster.member_ids().contains(&born.member_id()));
+    assert!(config(&[cluster, "--initial-cluster-state=existing"]).joins_existing);
 }
 
 #[test]
@@ -702,7 +697,7 @@ proptest! {
         match Config::from_args(args, [(variable, value)]) {
             Ok(Outcome::Serve(config)) => {
                 prop_assert!(config.election_ticks() >= 5);
-                prop_assert_eq!(config.initial_cluster.members.len(), 1);
+                prop_assert!(config.initial_cluster.members.contains_key(&config.name));
                 prop_assert!(config.listen_client_urls.iter().all(|url| url.bind_addr().is_some()));
             }
             Ok(Outcome::Print(text)) => prop_assert!(!text.is_empty()),

@@ -10,14 +10,14 @@ use net::pb::{
     leasepb, membershippb,
 };
 use prost::Message;
-use raft::{ConfChangeType, Entry, EntryType};
+use raft::{Entry, EntryType};
 use storage::buckets::Bucket;
 
 use super::{
     Member, Refusal,
     event::{Outcome, RequestId},
     lessor::LeaseError,
-    membership::{MemberInfo, Membership},
+    membership::Membership,
     txn::{Applied, ApplyError, Writer},
 };
 
@@ -268,60 +268,6 @@ impl Member {
                 .bucket_put(Bucket::Members, Membership::key(id).as_bytes(), &row);
         }
     }
-
-    fn apply_conf_change(&mut self, entry: &Entry) -> Result<(), Fault> {
-        let bad = |why: String| Fault::Entry {
-            index: entry.index,
-            why,
-        };
-        let Some(change) = entry.conf_change().map_err(|error| bad(error.to_string()))? else {
-            return Ok(());
-        };
-        let conf_state = self
-            .raft
-            .apply_conf_change(&change)
-            .map_err(|error| bad(error.to_string()))?;
-        let context: Option<MemberInfo> = match &change.context[..] {
-            [] => None,
-            json => Some(serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?),
-        };
-        for single in &change.changes {
-            self.change_member(single.change_type, single.node_id, context.as_ref());
-        }
-        self.applied.conf_state = conf_state.encode();
-        Ok(())
-    }
-
-    fn change_member(&mut self, kind: ConfChangeType, id: u64, context: Option<&MemberInfo>) {
-        let members = Arc::make_mut(&mut self.members);
-        let key = Membership::key(id);
-        if kind == ConfChangeType::RemoveNode {
-            members.members.remove(&id);
-            members.removed.insert(id);
-            self.store.bucket_delete(Bucket::Members, key.as_bytes());
-            self.store
-                .bucket_put(Bucket::MembersRemoved, key.as_bytes(), b"removed");
-            return;
-        }
-        let Some(info) = context else { return };
-        let member = members.members.entry(id).or_default();
-        let (name, client_urls) = (
-            std::mem::take(&mut member.name),
-            std::mem::take(&mut member.client_urls),
-        );
-        *member = MemberInfo {
-            id,
-            name,
-            client_urls,
-            ..info.clone()
-        };
-        if member.name.is_empty() {
-            member.name.clone_from(&info.name);
-        }
-        member.is_learner = kind == ConfChangeType::AddLearnerNode;
-        let row = serde_json::to_vec(member).expect("a member is plain data");
-        self.store.bucket_put(Bucket::Members, key.as_bytes(), &row);
-    }
 }
 
 /// Whether the transaction holds a put in either branch, nested ones included.
@@ -354,6 +300,9 @@ pub enum Fault {
     /// The tree could not be written.
     #[error(transparent)]
     Tree(#[from] storage::tree::TreeError),
+    /// A snapshot of another member could not be taken over.
+    #[error("the snapshot of another member cannot be installed: {0}")]
+    Snapshot(String),
     /// Consensus broke its contract.
     #[error("raft: {0}")]
     Raft(String),

@@ -37,6 +37,8 @@ const FORMAT_VERSION: u32 = 1;
 const FORMAT_MIN_READER: u32 = 1;
 /// Name of the file that says so.
 const FORMAT_FILE: &str = "format";
+/// Name of the tree's file.
+pub(super) const TREE_FILE: &str = "tree";
 /// Name of the file whose lock keeps a second member out.
 const LOCK_FILE: &str = "lock";
 
@@ -51,7 +53,7 @@ pub struct MemberOptions {
     pub name: String,
     /// Where clients reach it.
     pub client_urls: Vec<String>,
-    /// The members a new cluster begins with, this one among them.
+    /// The members a new cluster begins with, this one among them; empty: join a cluster that is there.
     pub initial_members: Vec<MemberInfo>,
     /// Length of a raft tick, the heartbeat interval. Units: nanoseconds.
     pub tick_ns: u64,
@@ -59,6 +61,10 @@ pub struct MemberOptions {
     pub election_ticks: u32,
     /// Election time-out. Units: nanoseconds.
     pub election_timeout_ns: u64,
+    /// Refuse member changes that endanger the quorum.
+    pub strict_reconfig_check: bool,
+    /// How many learners the cluster may have.
+    pub max_learners: u64,
     /// Ask before standing for election.
     pub pre_vote: bool,
     /// Seed of the election jitter.
@@ -176,7 +182,13 @@ impl Engine {
             member_id: options.member_id,
             cluster_id: options.cluster_id,
         };
+        // Opening the log would make a new one, in the way of the old one that is put back.
+        let applied_index = tree.root().user().applied_index;
+        if applied_index > 0 && Wal::identity(disk, &options.wal_dir)?.is_none() {
+            return Err(BootError::LogLost { applied: applied_index });
+        }
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
+        let tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
         let root = tree.root();
         let user = root.user().clone();
         let applied = AppliedState {
@@ -228,11 +240,14 @@ impl Engine {
             to_apply: VecDeque::new(),
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
+            install: Default::default(),
             published,
             dirty: false,
             last_wal_bytes,
             campaigned: false,
             next_space_retry_ns: 0,
+            held: VecDeque::new(),
+            unsettled_since_ns: None,
         }
     }
 }
@@ -316,9 +331,9 @@ fn open(disk: &mut dyn Disk, path: &str) -> Result<FileId, DiskError> {
     }
 }
 
-fn tree_options(options: &MemberOptions) -> TreeOptions {
+pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {
     TreeOptions {
-        path: "tree".to_owned(),
+        path: TREE_FILE.to_owned(),
         page_size: options.tree_page_bytes,
         growth_step_bytes: options.tree_growth_bytes,
         reserve_address_bytes: options.tree_reserve_bytes,
@@ -371,7 +386,8 @@ fn bootstrap(options: &MemberOptions) -> Start {
     };
     let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
     let hard_state = HardState {
-        term: 1,
+        // A member that joins has nothing to say before the others have told it who they are.
+        term: u64::from(!entries.is_empty()),
         vote: 0,
         commit: entries.len() as u64,
     };
@@ -400,12 +416,19 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
             first,
         });
     }
-    let last = entries.last().map_or(0, |entry| entry.index);
+    // A snapshot of another member took the place of everything up to its marker.
+    let marker = recovered.snapshot.unwrap_or_default();
+    let last = entries.last().map_or(marker.index, |entry| entry.index);
     if last < applied.index {
         return Err(BootError::LogLost { applied: applied.index });
     }
     // The entry before the first kept one gives the log its start; where it is gone, the first kept one does.
-    let snapshot = if first == 1 {
+    let snapshot = if marker.index > 0 && (entries.is_empty() || first == marker.index + 1) {
+        SnapshotMetadata {
+            conf_state: conf_state.clone(),
+            ..marker
+        }
+    } else if first == 1 {
         SnapshotMetadata::default()
     } else {
         let start = entries.remove(0);
@@ -426,14 +449,14 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
 }
 
 /// What the member keeps in memory beside the store, read from the tree.
-struct Rows {
+pub(super) struct Rows {
     lessor: Lessor,
     alarms: BTreeSet<(u64, i32)>,
     members: Membership,
 }
 
 impl Rows {
-    fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
+    pub(super) fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
         let mut lessor = Lessor::new(min_ttl_seconds);
         each(base, Bucket::Lease, |_, value| {
             let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;
@@ -503,11 +526,18 @@ impl Rows {
             next_time_out_ns: 0,
             reads: Vec::new(),
             rounds: VecDeque::new(),
+            ask_rounds_again: false,
+
             // An answer to a question from before a restart must not pass for one to a later question.
             next_context: (options_seed << 20) | 1,
             batch: Vec::new(),
             batch_ids: Vec::new(),
+            batch_waits: false,
             replies: Vec::new(),
+            forwards: Default::default(),
+            changes: Default::default(),
+            removed: false,
+            next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),
             sealed: Vec::new(),
             compacted: Vec::new(),
@@ -516,6 +546,28 @@ impl Rows {
             published_leader: 0,
             metrics,
         }
+    }
+}
+
+impl Member {
+    /// Goes on with the state of a snapshot. What waits for entries within it times out.
+    pub(super) fn take_over(&mut self, rows: Rows, store: Store, applied: AppliedState) {
+        let Rows {
+            mut lessor,
+            alarms,
+            members,
+        } = rows;
+        for (key, lease) in store.leased_keys() {
+            lessor.attach(lease, Bytes::copy_from_slice(key));
+        }
+        self.lessor = lessor;
+        self.alarms = Arc::new(alarms);
+        self.removed |= members.removed.contains(&self.options.member_id);
+        self.members = Arc::new(members);
+        self.store = store;
+        self.applied = applied;
+        self.sealed.clear();
+        self.compacted.clear();
     }
 }
 

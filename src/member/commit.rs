@@ -91,9 +91,27 @@ impl Committer {
         }
     }
 
+    /// The newest durable root.
+    pub fn root(&self) -> Arc<storage::tree::Root> {
+        self.tree.root()
+    }
+
+    /// Goes on with another tree and gives the old one back. Panics while a commit is under way.
+    pub fn replace_tree(&mut self, tree: Tree) -> Tree {
+        assert!(self.is_idle(), "a tree is replaced between commits");
+        self.shrinking = false;
+        self.working = false;
+        std::mem::replace(&mut self.tree, tree)
+    }
+
     /// (bytes of the file, bytes in use).
     pub fn sizes(&self) -> (u64, u64) {
         (self.tree.size_bytes(), self.tree.in_use_bytes())
+    }
+
+    /// What the tree durably has.
+    pub fn durable(&self) -> MetaUser {
+        self.tree.root().user().clone()
     }
 
     /// Whether no commit is under way.
@@ -152,8 +170,10 @@ impl Committer {
             self.start(store, persisted, now_ns)?;
         }
         if let State::Filling { ops, .. } = &mut self.state {
-            let mut room = BYTES_PER_SLICE;
-            for _ in 0..ROWS_PER_SLICE {
+            // The more waits, the larger the slices: a tree that lags would hold up the proposals.
+            let pressure = 1 + store.buffered_bytes() / self.policy.bytes_max;
+            let mut room = BYTES_PER_SLICE * pressure;
+            for _ in 0..ROWS_PER_SLICE * pressure {
                 let Some(op) = ops.next() else {
                     self.seal()?;
                     break;
@@ -265,7 +285,10 @@ impl Committer {
         if self.out_of_space && now_ns < self.next_ns {
             return Ok(Step::Idle);
         }
-        let root = match self.tree.step(disk, PAGES_PER_SLICE) {
+        let root = match self.tree.step(
+            disk,
+            PAGES_PER_SLICE * (1 + store.buffered_bytes() / self.policy.bytes_max),
+        ) {
             Ok(Progress::Done(root)) => root,
             Ok(progress) => {
                 self.working = matches!(progress, Progress::Working);

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Entry, Message, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
 use storage::{
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
@@ -29,6 +29,10 @@ use super::{
 const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
+/// Proposals held back while the tree or the log lags; more are refused.
+const HELD_MAX: usize = 1 << 16;
+/// An idle log settles its tail after this long. Units: nanoseconds.
+const SETTLE_NS: u64 = 200_000_000;
 /// A full disk is tried again after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
 /// A running range holds physical compaction up for this long. Units: nanoseconds.
@@ -45,6 +49,16 @@ pub struct Outputs {
     pub compactions: Vec<(StoreView, i64)>,
     /// Messages to other members.
     pub messages: Vec<Message>,
+    /// Requests to the leader, each with its id.
+    pub calls: Vec<(u64, net::peer::Call)>,
+    /// Answers to the requests of other members.
+    pub answers: Vec<(u64, net::peer::Answer)>,
+    /// A received snapshot was dealt with: the next may be received.
+    pub snapshot_done: bool,
+    /// All state was replaced by a snapshot: events were skipped.
+    pub installed: bool,
+    /// This member was removed from the cluster: it is to stop.
+    pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
     pub more: bool,
 }
@@ -62,11 +76,16 @@ pub struct Engine {
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) install: super::install::Install,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
     pub(super) campaigned: bool,
     pub(super) next_space_retry_ns: u64,
+    /// Proposals that wait until the tree and the log have caught up.
+    pub(super) held: std::collections::VecDeque<Event>,
+    /// When the log was last appended to, if its tail has not been settled since.
+    pub(super) unsettled_since_ns: Option<u64>,
 }
 
 /// Who waits for physical compaction, and since when readers hold it up.
@@ -79,6 +98,12 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
+    /// Goes on with what a snapshot's member had not finished.
+    pub(super) fn resume(&mut self) {
+        self.active = true;
+        self.held_since_ns = None;
+    }
+
     /// A compaction that a former run left unfinished goes on.
     pub(super) fn resumed() -> Self {
         Compaction {
@@ -92,6 +117,11 @@ impl Engine {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.clone()
+    }
+
+    /// The newest durable root, for a follower that lags behind the log.
+    pub fn durable_root(&self) -> Arc<storage::tree::Root> {
+        self.committer.root()
     }
 
     /// This member's id.
@@ -140,11 +170,18 @@ impl Engine {
         self.member.metrics.turns.add(1);
         self.take_completions(disk, now_ns)?;
         self.member.tick(now_ns);
+        while !self.overloaded()
+            && let Some(event) = self.held.pop_front()
+        {
+            self.take_event(event);
+        }
         for event in events.drain(..) {
             self.take_event(event);
         }
+        self.start_install();
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
+        self.settle_log(now_ns);
         self.wal.pump(disk)?;
         self.compact(now_ns);
         self.publish(out);
@@ -154,12 +191,22 @@ impl Engine {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
+        self.member.forwards.take(&mut out.calls, &mut out.answers);
+        out.removed |= self.member.removed;
+        let (done, installed) = self.take_install_news();
+        out.snapshot_done |= done;
+        out.installed |= installed;
         Ok(())
     }
 
     /// Whether everything acknowledged or applied is in the tree and nothing is being written.
     pub fn is_settled(&self) -> bool {
         self.appends.is_empty() && self.committer.is_idle() && self.member.store.buffered_bytes() == 0
+    }
+
+    /// Begins to hand leadership over before a stop; false when this member does not lead or nobody can take it.
+    pub fn resign(&mut self) -> bool {
+        self.member.resign()
     }
 
     /// Starts a commit at the next turn, whatever the interval says.
@@ -189,9 +236,13 @@ impl Engine {
                 shard,
                 id,
                 request: Request::Propose { .. },
-            } if self.overloaded() => {
+            } if self.held.len() >= HELD_MAX => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
             }
+            event @ Event::Request {
+                request: Request::Propose { .. },
+                ..
+            } if self.overloaded() => self.held.push_back(event),
             Event::Request {
                 shard,
                 id,
@@ -199,6 +250,9 @@ impl Engine {
             } if matches!(self.wal.space(), Space::Exhausted(_)) => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
+            Event::SnapshotReceived(message) => self.on_received(message),
+            // It comes with its pages, on a connection of its own.
+            Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
         }
     }
@@ -222,6 +276,7 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
         Ok(())
@@ -235,10 +290,15 @@ impl Engine {
                 self.member.on_soft_state(state);
                 self.dirty = true;
             }
-            if !ready.entries.is_empty() || ready.hard_state.is_some() {
-                let token = self.wal.append(&ready.entries, ready.hard_state, None);
+            let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
+            if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
+                self.unsettled_since_ns = Some(now_ns);
+                let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
+                    if let Some(marker) = marker {
+                        self.snapshot_taken(persist, marker);
+                    }
                 }
             }
             out.messages.extend(ready.messages);
@@ -249,6 +309,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
         }
         self.member.finish_rounds();
+        self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
     }
@@ -260,6 +321,14 @@ impl Engine {
         if !self.campaigned && caught_up && *voters == [self.member.options.member_id] {
             self.campaigned = true;
             self.member.raft.campaign();
+        }
+    }
+
+    /// Lets the last batch of an idle log be vouched for by an empty one (DECISIONS 1).
+    fn settle_log(&mut self, now_ns: u64) {
+        if self.unsettled_since_ns.is_some_and(|since| since + SETTLE_NS <= now_ns) && !self.wal.has_work_in_flight() {
+            self.unsettled_since_ns = None;
+            self.wal.settle();
         }
     }
 
@@ -349,6 +418,9 @@ impl Engine {
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
+        if self.tree_stands_still() {
+            return Ok(());
+        }
         self.founding = self.founding.filter(|token| *token > self.wal.persisted());
         let persisted = match self.founding {
             Some(_) => 0,
@@ -359,7 +431,7 @@ impl Engine {
             Step::Done { applied, took_ns } => {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
                 self.dirty = true;
-                self.release(&applied)?;
+                self.release(&applied, self.member.options.catch_up_entries)?;
                 self.answer_compaction()?;
                 self.answer_defragmented();
             }
@@ -375,6 +447,9 @@ impl Engine {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
+            // What the tree has need not be kept for followers that lag while there is no room.
+            let durable = self.committer.durable();
+            self.release(&durable, 0)?;
             self.wal.retry_space();
         }
         if self.committer.out_of_space() || wal_low {
@@ -384,15 +459,17 @@ impl Engine {
     }
 
     /// Lets go of log entries that the tree has, but for those kept for followers that lag.
-    fn release(&mut self, durable: &MetaUser) -> Result<(), Fault> {
+    fn release(&mut self, durable: &MetaUser, kept: u64) -> Result<(), Fault> {
         let conf_state = ConfState::decode(&durable.conf_state).map_err(|error| Fault::Raft(error.to_string()))?;
         let (index, term) = (durable.applied_index, durable.applied_term);
+        if index == 0 {
+            return Ok(());
+        }
         self.member.raft.set_snapshot(SnapshotMetadata {
             conf_state,
             index,
             term,
         });
-        let kept = self.member.options.catch_up_entries;
         let first = self.member.raft.first_index();
         let to = index.saturating_sub(kept);
         // In steps, so that a release is worth its while.
@@ -438,7 +515,7 @@ impl Engine {
 
     fn raise_no_space(&mut self) {
         let alarm = (self.member.options.member_id, super::NOSPACE);
-        if self.member.alarms.contains(&alarm) || !self.member.raft.is_leader() || !self.committer.may_complain() {
+        if self.member.alarms.contains(&alarm) || self.member.raft.leader_id() == 0 || !self.committer.may_complain() {
             return;
         }
         tracing::error!("the disk is full: writes are refused until space is freed and the alarm is disarmed");

@@ -1,9 +1,10 @@
 //! What the member is told and what it answers: the closed vocabulary between the shards and the core.
 
 use bytes::Bytes;
+use net::peer::{Answer, Call};
 use raft::Message;
 
-use super::{Refusal, lessor::LeaseInfo};
+use super::{MemberChange, Refusal, lessor::LeaseInfo};
 
 /// Names one call of a shard: the request id of its log entry, unique across restarts.
 ///
@@ -53,6 +54,11 @@ pub enum Request {
     },
     /// Give the free tail of the tree back to the file system and answer when done.
     Defragment,
+    /// Change the cluster's members.
+    ChangeMembers {
+        /// How.
+        change: MemberChange,
+    },
     /// Hand leadership to a member.
     MoveLeader {
         /// The member.
@@ -62,7 +68,6 @@ pub enum Request {
 
 /// One input of the member.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "an event is moved once and then taken apart")]
 pub enum Event {
     /// A request of a shard.
     Request {
@@ -79,7 +84,39 @@ pub enum Event {
         id: RequestId,
     },
     /// A message of another member.
-    Peer(Message),
+    Peer(Box<Message>),
+    /// A request that another member passes to this one, which it takes for the leader.
+    PeerCall {
+        /// Who asks.
+        from: u64,
+        /// What.
+        call: Call,
+    },
+    /// The leader's answer to a request that was passed to it.
+    PeerAnswer {
+        /// The answer.
+        answer: Answer,
+    },
+    /// The link to a member came up or went down.
+    Link {
+        /// The member.
+        id: u64,
+        /// It is up.
+        up: bool,
+    },
+    /// A message to this member was dropped on the way.
+    Unreachable(u64),
+    /// A snapshot for this member lies whole and durable beside its tree.
+    SnapshotReceived(Box<Message>),
+    /// The sending of a snapshot ended.
+    SnapshotSent {
+        /// The member it was for.
+        to: u64,
+        /// It was taken over whole.
+        ok: bool,
+    },
+    /// Another member says that this one was removed from the cluster.
+    Removed,
 }
 
 /// How a request ended well.
@@ -128,6 +165,11 @@ pub enum Outcome {
     Leases(Vec<i64>),
     /// Alarms listed or changed: (member, kind).
     Alarms(Vec<(u64, i32)>),
+    /// The members changed; the view tells how.
+    Members {
+        /// The member that the change was about.
+        subject: u64,
+    },
     /// Done, with nothing to tell: a barrier, a membership or version entry, a defragmentation.
     Done,
 }

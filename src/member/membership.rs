@@ -12,7 +12,7 @@ pub struct MemberInfo {
     /// Member id.
     pub id: u64,
     /// Where other members reach it.
-    #[serde(rename = "peerURLs")]
+    #[serde(rename = "peerURLs", default, deserialize_with = "null_as_empty")]
     pub peer_urls: Vec<String>,
     /// It does not vote.
     #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
@@ -36,7 +36,17 @@ pub struct Membership {
     pub cluster_version: Option<String>,
 }
 
+/// Go writes a list that was never made as null.
+fn null_as_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
 impl Membership {
+    /// The members that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &MemberInfo> {
+        self.members.values().filter(|member| !member.is_learner)
+    }
+
     /// The stored key of a member: its id in lower-case hexadecimal.
     pub fn key(id: u64) -> String {
         format!("{id:x}")

@@ -10,13 +10,15 @@ use std::{
     time::Duration,
 };
 
+use net::io::{Acceptor, Listener, peer_door};
 use storage::io::GlommioDisk;
 
 use super::{
-    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, die,
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, die, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
     pause::{Turn, breathe},
+    peers::Peers,
     shard_loop, unix_ms,
 };
 use crate::{
@@ -50,23 +52,31 @@ struct Core {
     disk: GlommioDisk,
     slot: Slot<View>,
     inbox: Receiver<Event>,
+    peers: Peers,
     shards: Vec<ToShard>,
     bell: Bell,
     deadline_ns: Rc<Cell<u64>>,
+    /// When a member that stops no longer waits for another to lead; none before the stop.
+    resigned_ns: Option<u64>,
 }
 
 /// Boots the member, starts the shards, serves until told to stop.
-pub async fn run(shared: Shared, alone: bool, ready: Ready) {
-    let mut core = match boot(&shared).await {
-        Ok((core, seeds)) => match start_shards(&shared, alone, seeds) {
+pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>, ready: Ready) {
+    let (mut core, _acceptor) = match boot(&mut shared).await {
+        Ok((mut core, seeds)) => match start_shards(&shared, alone, seeds) {
             Ok(intakes) => {
-                // Accepting begins once the member can answer.
-                let mut core = core;
+                // Other members are let in at once: without them there may be no leader.
+                let door = peer_door(intakes.clone(), core.peers.door());
+                let acceptor = match Acceptor::start(peer_listeners, vec![door], usize::MAX) {
+                    Ok(acceptor) => acceptor,
+                    Err(error) => return drop(ready.send(Err(StartError::Executor(error.to_string())))),
+                };
+                // Clients are let in once the member can answer.
                 core.elect().await;
                 if ready.send(Ok(intakes)).is_err() {
                     return;
                 }
-                core
+                (core, acceptor)
             }
             Err(error) => return drop(ready.send(Err(error))),
         },
@@ -75,15 +85,17 @@ pub async fn run(shared: Shared, alone: bool, ready: Ready) {
     core.serve().await;
 }
 
-async fn boot(shared: &Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
+async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
     let path = shared.config.data_dir.clone();
     let failed = |error| StartError::Boot {
         path: path.clone(),
         error,
     };
     let mut disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
-    let seed = unix_ms() ^ shared.config.member_id();
-    let member = options::member(&shared.config, seed);
+    let birth = identity::resolve(&shared.config, &mut disk)?;
+    shared.identity = birth.identity;
+    let seed = unix_ms() ^ birth.identity.member_id;
+    let member = options::member(&shared.config, &birth, seed);
     let engine = Engine::boot(&mut disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)?;
     let slot = Slot::new(engine.view());
     let (to_core, inbox) = mailbox(MAILBOX_CAPACITY);
@@ -106,6 +118,9 @@ async fn boot(shared: &Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
             from_core,
         });
     }
+    let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
+    let mut peers = Peers::new(birth.identity, path.clone(), first.collect(), to_core);
+    peers.follow(&engine.view().members);
     let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
     glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();
     Ok((
@@ -115,9 +130,11 @@ async fn boot(shared: &Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
             disk,
             slot,
             inbox,
+            peers,
             shards,
             bell,
             deadline_ns,
+            resigned_ns: None,
         },
         seeds,
     ))
@@ -187,6 +204,7 @@ impl Core {
         let mut events = Vec::new();
         let mut turn = Turn::new();
         while !self.is_over() {
+            self.resign_once();
             if self.turn(&mut events) {
                 if turn.spent() {
                     breathe().await;
@@ -199,11 +217,29 @@ impl Core {
                 turn = Turn::new();
             }
         }
+        self.peers.close();
         self.settle().await;
     }
 
     fn is_over(&self) -> bool {
-        self.shared.stop.load(Ordering::Relaxed) && self.shared.live_shards.load(Ordering::SeqCst) == 0
+        let stopped = self.shared.stop.load(Ordering::Relaxed) && self.shared.live_shards.load(Ordering::SeqCst) == 0;
+        stopped && !self.is_handing_over()
+    }
+
+    /// The first time after a stop was asked for: begins to hand leadership to another member.
+    fn resign_once(&mut self) {
+        if self.resigned_ns.is_none() && self.shared.stop.load(Ordering::Relaxed) {
+            let wait_ns = match self.engine.resign() {
+                true => self.shared.config.election_timeout_ms * 1_000_000,
+                false => 0,
+            };
+            self.resigned_ns = Some(now_ns() + wait_ns);
+        }
+    }
+
+    fn is_handing_over(&self) -> bool {
+        let leads = self.engine.view().leader == self.engine.member_id();
+        leads && self.resigned_ns.is_none_or(|give_up_ns| now_ns() < give_up_ns)
     }
 
     /// One turn of the engine; true when another should follow soon.
@@ -215,8 +251,19 @@ impl Core {
             die(&fault.to_string());
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());
+        // Before the links follow the members: one that is removed is still to be told so.
+        self.peers.send(out.messages, || self.engine.durable_root());
+        self.peers.call(out.calls);
+        self.peers.answer(out.answers);
         if let Some(published) = out.published {
-            self.publish(published);
+            self.peers.follow(&published.view.members);
+            self.publish(published, out.installed);
+        }
+        if out.snapshot_done {
+            self.peers.snapshot_done();
+        }
+        if out.removed && !self.shared.stop.swap(true, Ordering::SeqCst) {
+            tracing::error!("this member was removed from the cluster for good; it stops");
         }
         for (store, revision) in out.compactions {
             let _ = self.shards[0].sender.send(FromCore::HashForCompaction(store, revision));
@@ -226,12 +273,16 @@ impl Core {
     }
 
     /// The slot first, then whoever wants the events: see [`ShardSeed`] and the shard's subscription.
-    fn publish(&mut self, published: Published) {
+    fn publish(&mut self, published: Published, skipped: bool) {
         self.slot.publish(published.view.clone());
         for shard in &mut self.shards {
             if !shard.wants_blocks.load(Ordering::SeqCst) {
                 shard.lagged = None;
                 continue;
+            }
+            if skipped {
+                // A snapshot brought changes for which there are no blocks.
+                shard.lagged = Some(published.view.revision());
             }
             if shard.sender.queued() > LAG_MESSAGES {
                 shard.lagged = Some(published.view.revision());

@@ -8,8 +8,10 @@ use net::io::ShardLimits;
 use crate::{
     api::ApiLimits,
     config::{self, Config, MetricsLevel},
-    member::{AutoCompaction, CommitPolicy, MemberInfo, MemberOptions},
+    member::{AutoCompaction, CommitPolicy, MemberOptions},
 };
+
+use super::identity::Birth;
 
 /// The log's directory, within the data directory.
 pub const WAL_DIR: &str = "wal";
@@ -24,24 +26,20 @@ const TREE_RESERVE_BYTES: u64 = 1 << 40;
 const TREE_GROWTH_BYTES: u64 = 1 << 20;
 
 /// Options of the member.
-pub fn member(config: &Config, seed: u64) -> MemberOptions {
+pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
     let tick_ns = config.heartbeat_interval_ms * 1_000_000;
     let urls = |urls: &[crate::config::Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
-    let me = config.member_id();
     MemberOptions {
-        member_id: me,
-        cluster_id: config.cluster_id(),
+        member_id: birth.identity.member_id,
+        cluster_id: birth.identity.cluster_id,
         name: config.name.clone(),
         client_urls: urls(&config.advertise_client_urls),
-        initial_members: vec![MemberInfo {
-            id: me,
-            peer_urls: urls(&config.initial_advertise_peer_urls),
-            name: config.name.clone(),
-            ..MemberInfo::default()
-        }],
+        initial_members: if birth.joins { Vec::new() } else { birth.members.clone() },
         tick_ns,
         election_ticks: config.election_ticks() as u32,
         election_timeout_ns: config.election_timeout_ms * 1_000_000,
+        strict_reconfig_check: config.strict_reconfig_check,
+        max_learners: config.max_learners,
         pre_vote: config.pre_vote,
         seed,
         request_timeout_ns: config.request_timeout().as_nanos() as u64,

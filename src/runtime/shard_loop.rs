@@ -43,8 +43,8 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
     let setup = ApiSetup {
         index: index as u16,
         shards: shared.shard_metrics.len() as u64,
-        member_id: shared.config.member_id(),
-        cluster_id: shared.config.cluster_id(),
+        member_id: shared.identity.member_id,
+        cluster_id: shared.identity.cluster_id,
         unix_ms: unix_ms(),
         limits: options::api(&shared.config),
         slot,

@@ -298,6 +298,13 @@ impl Wal {
         recover::open(disk, options, identity)
     }
 
+    /// Whose log stands in this directory; `None` when there is none yet. Blocking.
+    ///
+    /// Errors: the log's meta file cannot be read.
+    pub fn identity(disk: &mut dyn Disk, dir: &str) -> Result<Option<Identity>, WalError> {
+        recover::identity(disk, dir)
+    }
+
     /// Encodes entries, a hard state and a marker for the next batch; nothing is written before [`Wal::pump`].
     ///
     /// An entry at or below the last index replaces it and everything behind it. A hard state that differs from the

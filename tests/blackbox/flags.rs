@@ -254,6 +254,46 @@ fn an_unusable_data_directory_is_refused_with_its_path() {
     assert!(process.log().contains(file.to_str().unwrap()), "{}", process.log());
 }
 
+#[test]
+fn a_data_directory_of_etcd_is_refused_and_left_as_it_was() {
+    if is_reference() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir_all(dir.path().join("member/wal")).unwrap();
+    let mut process = spawn(&[
+        format!("--data-dir={}", dir.path().display()),
+        format!("--listen-client-urls=http://127.0.0.1:{}", free_port()),
+        "--advertise-client-urls=http://127.0.0.1:1".into(),
+        format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()),
+    ]);
+    let status = process.wait(ENOUGH).expect("it ends by itself");
+    assert_eq!(status.code(), Some(1));
+    let want = format!("the data directory {} is etcd's", dir.path().display());
+    assert!(process.log().contains(&want), "{}", process.log());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was added");
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_is_missed_and_no_new_one_is_begun() {
+    let (mut server, client) = fresh().await;
+    if server.is_reference() {
+        return;
+    }
+    client.put("k", "kept").await;
+    server.stop();
+    let (log, away) = (server.data_dir().join("wal"), server.data_dir().join("wal.away"));
+    std::fs::rename(&log, &away).unwrap();
+    for _ in 0..2 {
+        let said = server.try_start_again().expect_err("it does not start without its log");
+        assert!(said.contains("the log is missing or empty"), "{said}");
+        assert!(!log.join("meta").exists(), "a new log stands where the old one belongs");
+    }
+    std::fs::rename(&away, &log).unwrap();
+    server.start_again();
+    assert!(server.client().get("k").await.is_some());
+}
+
 #[tokio::test]
 async fn sigterm_and_sigint_end_the_server_in_order() {
     for (name, number) in [("TERM", 15), ("INT", 2)] {

@@ -2,7 +2,7 @@
 
 use crate::support::{
     pb::{
-        etcdserverpb::{WatchCreateRequest, WatchRequest, watch_create_request::FilterType},
+        etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest, watch_create_request::FilterType},
         mvccpb::{Event, event::EventType},
     },
     *,
@@ -16,6 +16,18 @@ fn told(events: &[Event]) -> Vec<(EventType, String, String, i64)> {
         (event.r#type(), text(&kv.key), text(&kv.value), kv.mod_revision)
     };
     events.iter().map(tell).collect()
+}
+
+#[tokio::test]
+async fn the_first_answer_of_a_watch_carries_the_term_that_puts_carry() {
+    let (_server, client) = fresh().await;
+    let put = PutRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    let term = client.try_put(put).await.unwrap().header.unwrap().raft_term;
+    let mut stream = Watcher::open_with(&client, vec![create_request(create("k"))]).await;
+    assert_eq!(stream.next().await.header.unwrap().raft_term, term);
 }
 
 #[tokio::test]

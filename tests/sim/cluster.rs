@@ -20,6 +20,7 @@ use crate::{
 
 /// Something that happens at a time.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an action is moved once and then taken apart")]
 pub enum Action {
     Turn(usize),
     /// Some of a disk's operations end.
@@ -351,7 +352,7 @@ impl Cluster {
         if self.cut.contains(&(message.from, message.to)) || self.hosts[index].up.is_none() {
             return;
         }
-        self.hosts[index].up().inbox.push(Event::Peer(message));
+        self.hosts[index].up().inbox.push(Event::Peer(Box::new(message)));
         self.wake(index, 5 * US);
     }
 

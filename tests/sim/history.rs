@@ -324,6 +324,7 @@ impl History {
             interval: Interval::single(key),
             revision: bound.main,
             sub_end: Some(bound.sub),
+
             admitted: true,
             ..RangeQuery::default()
         };

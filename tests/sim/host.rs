@@ -111,6 +111,8 @@ impl Host {
             },
             compaction_pause_ns: 10 * MS,
             auto_compaction: AutoCompaction::Off,
+            max_learners: 1,
+            strict_reconfig_check: true,
             wal_dir: "wal".to_owned(),
             wal_segment_bytes: Some(weather.wal_segment_bytes),
             tree_reserve_bytes: 256 << 20,

@@ -72,7 +72,7 @@ fn the_answer_to_a_read_of_an_earlier_life_is_not_taken_for_one_of_this_life() {
     cluster.ask(follower, read());
     go_on(&mut cluster, 10 * MS);
     for message in late {
-        cluster.hosts[follower].up().inbox.push(Event::Peer(message));
+        cluster.hosts[follower].up().inbox.push(Event::Peer(Box::new(message)));
     }
     cluster.wake(follower, 0);
     go_on(&mut cluster, 200 * MS);

@@ -122,11 +122,18 @@ pub const EMPTY_FRAMES: Allowance = Allowance {
 };
 
 /// WINDOW_UPDATE frames that open a window by less than [`WINDOW_INCREMENT_SMALL`]: at once, and per second. Against
-/// dribbled windows, where each frame buys another one of a few bytes (CVE-2019-9511).
+/// dribbled windows, where each frame buys another one of a few bytes (CVE-2019-9511). Each message that is sent allows
+/// [`SMALL_INCREMENTS_EARNED`] more: gRPC's C core gives the window back for each small message its application reads.
 pub const SMALL_INCREMENTS: Allowance = Allowance {
     burst: 10_000,
     per_second: 1000,
 };
+
+/// See [`SMALL_INCREMENTS`]: one for the stream, one for the connection.
+pub const SMALL_INCREMENTS_EARNED: u32 = 2;
+
+/// Small increments that are saved up at most. Units: frames.
+pub const SMALL_INCREMENTS_SAVED_MAX: u32 = 1 << 20;
 
 /// See [`SMALL_INCREMENTS`].
 pub const WINDOW_INCREMENT_SMALL: u32 = 256;
@@ -187,6 +194,11 @@ impl Budget {
         let allowed = self.left > 0;
         self.left = self.left.saturating_sub(1);
         allowed
+    }
+
+    /// Allows `more` events, as long as no more than `max` are left then.
+    pub(crate) fn earn(&mut self, more: u32, max: u32) {
+        self.left = self.left.saturating_add(more).min(max.max(self.left));
     }
 
     fn refill(&mut self, now_ns: u64) {

@@ -51,6 +51,13 @@ pub struct ConnId {
     generation: u32,
 }
 
+impl ConnId {
+    /// A name for a connection that no [`Shard`] holds, for drivers of another kind.
+    pub const fn new(index: u32, generation: u32) -> ConnId {
+        ConnId { index, generation }
+    }
+}
+
 /// What is known of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnInfo {

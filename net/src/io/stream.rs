@@ -34,6 +34,15 @@ impl Stream {
         }
     }
 
+    pub(super) fn from_tcp(tcp: TcpStream) -> Stream {
+        Stream { tcp }
+    }
+
+    /// Gives up on the connection when what was written is not acknowledged for this long.
+    pub fn set_unacknowledged_max(&self, span: Duration) -> io::Result<()> {
+        socket2::SockRef::from(&self.tcp).set_tcp_user_timeout(Some(span))
+    }
+
     /// Reads what there is, at most `buf.len()` bytes; 0 at the end of the stream.
     pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read(cx, buf)).await

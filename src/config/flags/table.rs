@@ -7,7 +7,11 @@ use super::{Flag, Group, Kind, Status};
 
 const NO_TLS: &str = "TLS is not there yet; use http URLs on a trusted network";
 const NO_AUTH: &str = "users and tokens are not there yet";
-const NO_CLUSTER: &str = "clusters of more than one member are not there yet";
+const NO_DISCOVERY: &str = "discovery is not there yet; name the members with --initial-cluster";
+const NO_PEER_TIMEOUT: &str = "links between members have fixed time-outs";
+const NO_FORCE_NEW: &str = "a cluster that lost its majority cannot be made anew from one member yet; restore a backup";
+const NO_DOWNGRADE: &str = "downgrades are not there yet";
+const NO_CORRUPT_CHECK: &str = "members do not compare their data with each other yet; every page has a checksum";
 const NO_TRACING: &str = "distributed tracing is not there yet";
 const REMOVED: &str = "etcd 3.6 removed it, with the v2 API";
 
@@ -40,8 +44,8 @@ pub const FLAGS: &[Flag] = &[
     flag("compaction-sleep-interval", Duration, "0s", Member, Effective, "Pause between two slices of a compaction; 0 is 10ms."),
     flag("feature-gates", Gates, "", Member, Effective, "Name=bool list of feature gates; see the list below."),
     flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Effective, "This member's peer URLs, as told to the cluster."),
-    flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,...; one member for now."),
-    flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' for a new cluster; 'existing' is not available yet."),
+    flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,... ."),
+    flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' for a new cluster; 'existing' to join one that is there."),
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Token that tells this cluster from others at its birth."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "This member's client URLs, as told to clients."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse member changes that would lose the quorum."),
@@ -103,30 +107,30 @@ pub const FLAGS: &[Flag] = &[
     flag("auth-token", Text, "simple", Hidden, Only("simple", NO_AUTH), ""),
     flag("auth-token-ttl", Uint, "300", Hidden, Only("300", NO_AUTH), ""),
     flag("bcrypt-cost", Uint, "10", Hidden, Only("10", NO_AUTH), ""),
-    flag("discovery", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-proxy", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-srv", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-srv-name", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-cacert", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-cert", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-endpoints", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-key", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-password", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-token", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-user", Text, "", Hidden, Only("", NO_CLUSTER), ""),
-    flag("discovery-dial-timeout", Duration, "2s", Hidden, Only("2s", NO_CLUSTER), ""),
-    flag("discovery-keepalive-time", Duration, "2s", Hidden, Only("2s", NO_CLUSTER), ""),
-    flag("discovery-keepalive-timeout", Duration, "6s", Hidden, Only("6s", NO_CLUSTER), ""),
-    flag("discovery-request-timeout", Duration, "5s", Hidden, Only("5s", NO_CLUSTER), ""),
-    flag("discovery-insecure-skip-tls-verify", Bool, "false", Hidden, Only("false", NO_CLUSTER), ""),
-    flag("discovery-insecure-transport", Bool, "true", Hidden, Only("true", NO_CLUSTER), ""),
-    flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", NO_CLUSTER), ""),
-    flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_CLUSTER), ""),
-    flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_CLUSTER), ""),
-    flag("force-new-cluster", Bool, "false", Hidden, Only("false", NO_CLUSTER), ""),
-    flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_CLUSTER), ""),
-    flag("corrupt-check-time", Duration, "0s", Hidden, Only("0s", NO_CLUSTER), ""),
-    flag("compact-hash-check-time", Duration, "1m0s", Hidden, Only("1m0s", NO_CLUSTER), ""),
+    flag("discovery", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-proxy", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-srv", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-srv-name", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-cacert", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-cert", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-endpoints", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-key", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-password", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-token", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-user", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
+    flag("discovery-dial-timeout", Duration, "2s", Hidden, Only("2s", NO_DISCOVERY), ""),
+    flag("discovery-keepalive-time", Duration, "2s", Hidden, Only("2s", NO_DISCOVERY), ""),
+    flag("discovery-keepalive-timeout", Duration, "6s", Hidden, Only("6s", NO_DISCOVERY), ""),
+    flag("discovery-request-timeout", Duration, "5s", Hidden, Only("5s", NO_DISCOVERY), ""),
+    flag("discovery-insecure-skip-tls-verify", Bool, "false", Hidden, Only("false", NO_DISCOVERY), ""),
+    flag("discovery-insecure-transport", Bool, "true", Hidden, Only("true", NO_DISCOVERY), ""),
+    flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", NO_DISCOVERY), ""),
+    flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
+    flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
+    flag("force-new-cluster", Bool, "false", Hidden, Only("false", NO_FORCE_NEW), ""),
+    flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_DOWNGRADE), ""),
+    flag("corrupt-check-time", Duration, "0s", Hidden, Only("0s", NO_CORRUPT_CHECK), ""),
+    flag("compact-hash-check-time", Duration, "1m0s", Hidden, Only("1m0s", NO_CORRUPT_CHECK), ""),
     flag("experimental-compact-hash-check-enabled", Bool, "false", Hidden, Gate("CompactHashCheck"), ""),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Hidden, Gate("LeaseCheckpoint"), ""),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Hidden, Gate("LeaseCheckpointPersist"), ""),

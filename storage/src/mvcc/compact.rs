@@ -151,6 +151,11 @@ impl Store {
         self.pins.clone()
     }
 
+    /// Goes on with the register of a store that this one takes the place of.
+    pub fn share_pins(&mut self, pins: Pins) {
+        self.pins = pins;
+    }
+
     fn walk_index(&mut self, running: &mut Compaction, budget: usize) -> CompactProgress {
         let mut seen = 0;
         let noted_before = running.noted.len;

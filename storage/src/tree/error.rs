@@ -8,7 +8,8 @@ pub enum TreeError {
     /// What stands on the disk is not what was written: stop the member, restore it from a healthy one.
     #[error(
         "{path}: page {page} at offset {offset}: {what}: expected {expected:#x}, found {found:#x}; the file is damaged: \
-         stop this member, move the file away and let it be refilled from a healthy member"
+         do not edit or delete it: remove this member from the cluster and add it anew with an empty data directory (a \
+         single member: restore a backup)"
     )]
     Corrupt {
         /// Path of the file.

@@ -44,6 +44,14 @@ pub(super) fn open(
     }
 }
 
+pub(super) fn identity(disk: &mut dyn Disk, dir: &str) -> Result<Option<Identity>, WalError> {
+    disk.call(Op::CreateDir(dir.to_owned()))?;
+    if list(disk, dir)?.iter().any(|name| name == "meta") {
+        return Ok(Some(read_meta(disk, dir)?.identity));
+    }
+    Ok(None)
+}
+
 fn list(disk: &mut dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
     match disk.call(Op::List(dir.to_owned()))? {
         Output::Names(names) => Ok(names),

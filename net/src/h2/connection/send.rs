@@ -56,6 +56,7 @@ impl<S: Default> Connection<S> {
             write(&mut body);
             return self.send_bytes(slot, body.freeze(), end);
         }
+        self.earn_increments();
         self.out.reserve(HEAD_BYTES + len_hint);
         let start = self.out.len();
         self.out.extend_from_slice(&[0; HEAD_BYTES]);
@@ -84,8 +85,15 @@ impl<S: Default> Connection<S> {
         }
     }
 
+    /// A peer that reads message by message may answer each with small window updates.
+    fn earn_increments(&mut self) {
+        let (earned, max) = (limits::SMALL_INCREMENTS_EARNED, limits::SMALL_INCREMENTS_SAVED_MAX);
+        self.small_increments.earn(earned, max);
+    }
+
     /// Sends these bytes by way of the queue of the stream.
     pub(crate) fn send_bytes(&mut self, slot: Slot, bytes: Bytes, end: bool) {
+        self.earn_increments();
         let low_water = self.limits.low_water_bytes;
         let stream = self.streams.get(slot);
         if stream.send_closed || stream.tail.is_some() {

@@ -1,0 +1,107 @@
+//! A connection that another member dialled: its handshake, then its frames as events.
+
+use std::{rc::Rc, time::Duration};
+
+use net::{
+    io::Stream,
+    peer::{Decoder, Encoder, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
+};
+use raft::MessageType;
+
+use super::Context;
+use crate::{member::Event, runtime::pause::breathe};
+
+/// A dialler that has not said who it is by then is let go.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Units: bytes. One read.
+const READ_BYTES: usize = 256 << 10;
+/// While this many events wait for the core, nothing more is read.
+const EVENTS_MAX: usize = 1 << 16;
+
+/// Serves the connection to its end.
+pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
+    let mut decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
+    let greeted = glommio::timer::timeout(HANDSHAKE_MAX, async {
+        Ok::<_, glommio::GlommioError<()>>(greet(&mut stream, &mut decoder).await)
+    });
+    let Ok(Some(theirs)) = greeted.await else { return };
+    let verdict = ctx.judge(&theirs);
+    let mut reply = ctx.handshake(theirs.from, theirs.purpose);
+    reply.verdict = verdict;
+    let mut out = Vec::new();
+    Encoder::default().handshake(&reply, &mut out);
+    if stream.write_all(&out).await.is_err() {
+        return;
+    }
+    let peer = format!("{:x}", theirs.from);
+    if verdict != Verdict::Accepted {
+        let cluster = format!("{:x}", theirs.cluster_id);
+        tracing::warn!(peer, cluster, ?verdict, "a member that dialled us is refused");
+        let _ = stream.shutdown_write();
+        return;
+    }
+    decoder.set_frame_bytes_max(FRAME_BYTES_MAX);
+    if theirs.purpose == Purpose::Snapshot {
+        return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
+    }
+    if let Err(error) = receive(&ctx, theirs.from, &mut stream, &mut decoder).await {
+        tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
+    }
+}
+
+async fn greet(stream: &mut Stream, decoder: &mut Decoder) -> Option<Handshake> {
+    let mut buf = [0; 1024];
+    loop {
+        match decoder.take_frame() {
+            Ok(Some(Frame::Handshake(theirs))) => return Some(theirs),
+            Ok(None) => {}
+            other => {
+                tracing::warn!(?other, "a connection to the peer port begins with no handshake");
+                return None;
+            }
+        }
+        match stream.read(&mut buf).await {
+            Ok(read) if read > 0 => decoder.feed(&buf[..read]),
+            _ => return None,
+        }
+    }
+}
+
+/// Turns frames into events until the connection ends, which is no error.
+async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut Decoder) -> Result<(), FrameError> {
+    let (mut buf, mut events) = (vec![0; READ_BYTES], Vec::new());
+    loop {
+        while let Some(frame) = decoder.take_frame()? {
+            match event(ctx, from, frame) {
+                Some(event) => events.push(event),
+                None => tracing::warn!(
+                    peer = format!("{from:x}"),
+                    "a peer sent what is not for us; it is ignored"
+                ),
+            }
+        }
+        if ctx.to_core.send_batch(&mut events).is_err() {
+            return Ok(());
+        }
+        while ctx.to_core.queued() > EVENTS_MAX {
+            breathe().await;
+        }
+        match stream.read(&mut buf).await {
+            Ok(read) if read > 0 => decoder.feed(&buf[..read]),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn event(ctx: &Context, from: u64, frame: Frame) -> Option<Event> {
+    match frame {
+        Frame::Message(message) => {
+            // A wish to transfer leadership bears the heir's name.
+            let theirs = message.from == from || message.msg_type == MessageType::MsgTransferLeader;
+            (theirs && message.to == ctx.member_id).then(|| Event::Peer(Box::new(message)))
+        }
+        Frame::Call(call) => Some(Event::PeerCall { from, call }),
+        Frame::Answer(answer) => Some(Event::PeerAnswer { answer }),
+        Frame::Handshake(_) | Frame::Chunk(_) => None,
+    }
+}

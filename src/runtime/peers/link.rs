@@ -1,0 +1,319 @@
+//! One link to another member: a bounded queue and a task that dials, shakes hands and writes.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    rc::Rc,
+    time::Duration,
+};
+
+use net::{
+    io::{Stream, connect},
+    peer::{Answer, Call, Decoder, Encoder, FRAME_BYTES_MAX, Frame, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
+};
+use raft::{Message, MessageType};
+
+use super::Context;
+use crate::{
+    bell::Bell,
+    member::Event,
+    runtime::{now_ns, pause::breathe},
+};
+
+/// Frames that wait for the socket. Source: etcd's stream buffer.
+const QUEUE_MAX: usize = 4096;
+/// Bytes that wait for the socket; one message is always let in. Units: bytes.
+const QUEUE_BYTES_MAX: u64 = 128 << 20;
+/// Encoded bytes given to the socket at once. Units: bytes.
+const WRITE_BYTES: usize = 1 << 20;
+/// The first pause after a failure; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Connecting and shaking hands take no longer than this.
+const DIAL_MAX: Duration = Duration::from_secs(2);
+/// What is not acknowledged for this long ends the connection. Source: etcd's connection write timeout.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
+/// A connection that lasted this long starts the next pauses from the shortest.
+const GOOD_NS: u64 = 1_000_000_000;
+
+/// One thing to send.
+#[expect(clippy::large_enum_variant, reason = "messages are by far the most frequent")]
+pub enum Outgoing {
+    Message(Message),
+    Call(Call),
+    Answer(Answer),
+}
+
+impl Outgoing {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Outgoing::Message(message) => message.size_bytes(),
+            Outgoing::Call(_) => 64,
+            Outgoing::Answer(answer) => 64 + answer.keys.iter().map(|key| key.len() as u64).sum::<u64>(),
+        }
+    }
+}
+
+/// One link.
+pub struct Link {
+    ctx: Rc<Context>,
+    to: u64,
+    urls: RefCell<Vec<String>>,
+    queue: RefCell<VecDeque<Outgoing>>,
+    queued_bytes: Cell<u64>,
+    connected: Cell<bool>,
+    closed: Cell<bool>,
+    bell: Bell,
+}
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it does not answer as an etcore member: {0}")]
+    Protocol(String),
+    #[error(
+        "it refuses us: {}", match .0 {
+            Verdict::WrongCluster => "it belongs to another cluster; check --initial-cluster and --initial-cluster-token",
+            Verdict::WrongMember => "another member answers at this address; check the peer URLs",
+            Verdict::Removed => "this member was removed from the cluster",
+            Verdict::WrongVersion => "its version of the peer protocol is too far from ours; upgrade step by step",
+            Verdict::Accepted => "for no reason",
+        }
+    )]
+    Refused(Verdict),
+}
+
+impl Link {
+    /// Starts dialling.
+    pub fn start(ctx: Rc<Context>, to: u64, urls: Vec<String>) -> Rc<Link> {
+        let link = Rc::new(Link {
+            ctx,
+            to,
+            urls: RefCell::new(urls),
+            queue: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            connected: Cell::new(false),
+            closed: Cell::new(false),
+            bell: Bell::default(),
+        });
+        glommio::spawn_local(run(link.clone())).detach();
+        link
+    }
+
+    /// Other addresses for the next connection.
+    pub fn set_urls(&self, urls: Vec<String>) {
+        *self.urls.borrow_mut() = urls;
+    }
+
+    /// Its addresses.
+    pub fn urls(&self) -> Vec<String> {
+        self.urls.borrow().clone()
+    }
+
+    /// Ends the link once what waits is sent.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.bell.ring();
+    }
+
+    /// Queues what is to be sent, or drops it and tells consensus when the link is down or full.
+    pub fn send(&self, outgoing: Outgoing) {
+        let mut queue = self.queue.borrow_mut();
+        let bytes = outgoing.size_bytes();
+        let full = queue.len() >= QUEUE_MAX || (!queue.is_empty() && self.queued_bytes.get() + bytes > QUEUE_BYTES_MAX);
+        if full || !self.connected.get() {
+            drop(queue);
+            return self.dropped(&outgoing);
+        }
+        queue.push_back(outgoing);
+        self.queued_bytes.set(self.queued_bytes.get() + bytes);
+        drop(queue);
+        self.bell.ring();
+    }
+
+    fn dropped(&self, outgoing: &Outgoing) {
+        let Outgoing::Message(message) = outgoing else { return };
+        match message.msg_type {
+            MessageType::MsgSnap => self.ctx.tell(Event::SnapshotSent { to: self.to, ok: false }),
+            MessageType::MsgApp => self.ctx.tell(Event::Unreachable(self.to)),
+            _ => {}
+        }
+    }
+
+    fn set_connected(&self, up: bool) {
+        self.connected.set(up);
+        self.ctx.tell(Event::Link { id: self.to, up });
+    }
+
+    fn drop_queue(&self) {
+        self.set_connected(false);
+        self.queued_bytes.set(0);
+        let dropped = std::mem::take(&mut *self.queue.borrow_mut());
+        if !dropped.is_empty() {
+            self.ctx.tell(Event::Unreachable(self.to));
+        }
+    }
+
+    /// Moves what waits, up to a bound, into `out` as frames.
+    fn encode_some(&self, encoder: &mut Encoder, out: &mut Vec<u8>) {
+        while out.len() < WRITE_BYTES {
+            let Some(outgoing) = self.queue.borrow_mut().pop_front() else {
+                break;
+            };
+            self.queued_bytes
+                .set(self.queued_bytes.get().saturating_sub(outgoing.size_bytes()));
+            match &outgoing {
+                Outgoing::Message(message) if message.size_bytes() > FRAME_BYTES_MAX as u64 / 2 => {
+                    tracing::error!(bytes = message.size_bytes(), "a message is too large for a peer link");
+                    self.dropped(&outgoing);
+                }
+                Outgoing::Message(message) => encoder.message(message, out),
+                Outgoing::Call(call) => encoder.call(call, out),
+                Outgoing::Answer(answer) => encoder.answer(answer, out),
+            }
+        }
+    }
+}
+
+/// The task of a link.
+async fn run(link: Rc<Link>) {
+    let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
+    while !link.closed.get() {
+        let url = {
+            let urls = link.urls.borrow();
+            urls.get(turn % urls.len().max(1)).cloned().unwrap_or_default()
+        };
+        turn += 1;
+        let since_ns = now_ns();
+        match dial(&link, &url).await {
+            Ok(stream) => {
+                tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
+                complaint.clear();
+                link.set_connected(true);
+                let error = pass_on(&link, stream).await;
+                link.drop_queue();
+                if let Err(error) = error
+                    && !link.closed.get()
+                {
+                    tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
+                }
+            }
+            Err(error) => {
+                if matches!(error, DialError::Refused(Verdict::Removed)) {
+                    link.ctx.tell(Event::Removed);
+                }
+                let text = error.to_string();
+                if text != complaint {
+                    tracing::warn!(peer = format!("{:x}", link.to), url, error = %text, "peer cannot be reached");
+                    complaint = text;
+                }
+            }
+        }
+        if now_ns() - since_ns > GOOD_NS {
+            pause = PAUSE_MIN;
+        }
+        // Members that lost each other at the same time do not come back at the same time.
+        let jitter = Duration::from_nanos(now_ns() % (pause.as_nanos() as u64 / 2));
+        glommio::timer::sleep(pause + jitter).await;
+        pause = (2 * pause).min(PAUSE_MAX);
+    }
+}
+
+async fn dial(link: &Link, url: &str) -> Result<Stream, DialError> {
+    connect_to(&link.ctx, link.to, url, Purpose::Messages).await
+}
+
+/// Connects and shakes hands.
+pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpose) -> Result<Stream, DialError> {
+    let address = resolve(url).await?;
+    let mut stream = connect(address, DIAL_MAX).await?;
+    stream.set_unacknowledged_max(UNACKNOWLEDGED_MAX)?;
+    let ours = ctx.handshake(to, purpose);
+    let reply = glommio::timer::timeout(DIAL_MAX, async {
+        Ok::<_, glommio::GlommioError<()>>(shake(&mut stream, &ours).await)
+    });
+    let reply = reply
+        .await
+        .map_err(|_| DialError::Protocol("no answer in time".into()))??;
+    match reply.verdict {
+        Verdict::Accepted => Ok(stream),
+        verdict => Err(DialError::Refused(verdict)),
+    }
+}
+
+async fn shake(stream: &mut Stream, ours: &Handshake) -> Result<Handshake, DialError> {
+    let mut hello = Vec::new();
+    Encoder::default().handshake(ours, &mut hello);
+    stream.write_all(&hello).await?;
+    let (mut decoder, mut buf) = (Decoder::new(HANDSHAKE_BYTES_MAX), [0; 1024]);
+    loop {
+        match decoder.take_frame() {
+            Ok(Some(Frame::Handshake(theirs))) => return Ok(theirs),
+            Ok(Some(_)) => return Err(DialError::Protocol("its first frame is no handshake".into())),
+            Err(error) => return Err(DialError::Protocol(error.to_string())),
+            Ok(None) => {}
+        }
+        match stream.read(&mut buf).await? {
+            0 => return Err(DialError::Protocol("it closed the connection".into())),
+            read => decoder.feed(&buf[..read]),
+        }
+    }
+}
+
+/// Writes what is queued until the link is closed or the connection fails.
+async fn pass_on(link: &Link, mut stream: Stream) -> io::Result<()> {
+    let (mut encoder, mut out) = (Encoder::default(), Vec::new());
+    loop {
+        out.clear();
+        link.encode_some(&mut encoder, &mut out);
+        if out.is_empty() {
+            if link.closed.get() {
+                return stream.shutdown_write();
+            }
+            wait(link, &mut stream).await?;
+            continue;
+        }
+        stream.write_all(&out).await?;
+        if out.len() >= WRITE_BYTES {
+            out = Vec::new();
+            breathe().await;
+        }
+    }
+}
+
+/// Waits for something to send; the other side says nothing on this connection but its end.
+async fn wait(link: &Link, stream: &mut Stream) -> io::Result<()> {
+    use std::task::Poll;
+    let mut buf = [0; 64];
+    std::future::poll_fn(|cx| {
+        if link.bell.poll_rung(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        match stream.poll_read(cx, &mut buf) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::Error::other("it closed the connection"))),
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The address of a peer URL; a host name is looked up on a thread that may block.
+async fn resolve(url: &str) -> io::Result<SocketAddr> {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest).to_owned();
+    if let Ok(address) = host.parse() {
+        return Ok(address);
+    }
+    let looked_up = glommio::executor().spawn_blocking(move || {
+        let all: Vec<SocketAddr> = host.to_socket_addrs()?.collect();
+        let best = all.iter().find(|a| a.is_ipv4()).or(all.first()).copied();
+        best.ok_or_else(|| io::Error::other("the host name has no address"))
+    });
+    looked_up.await
+}

@@ -1,0 +1,20 @@
+//! Clusters of real server processes: elections, replication, crashes of the leader, member changes.
+//!
+//! Volumes are multiplied by `ETCORE_TEST_SCALE`.
+
+#[allow(dead_code, unused_imports)] // the stories here need a part of it
+#[path = "blackbox"]
+mod blackbox {
+    pub mod support;
+}
+
+#[path = "cluster"]
+mod stories {
+    mod changes;
+    pub mod rig;
+    mod snapshots;
+    mod static_members;
+}
+
+use blackbox::support;
+use stories::rig;

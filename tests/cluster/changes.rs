@@ -1,0 +1,188 @@
+//! Members that come, go and change.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use crate::{
+    rig::Cluster,
+    support::{pb::etcdserverpb::*, *},
+};
+
+/// Links count as good after five seconds, and member changes need good links.
+const LINKS_GOOD_MS: u64 = 5500;
+
+async fn add(client: &Client, url: String, is_learner: bool) -> Result<MemberAddResponse, Status> {
+    let request = MemberAddRequest {
+        peer_ur_ls: vec![url],
+        is_learner,
+    };
+    Ok(client.cluster.clone().member_add(request).await?.into_inner())
+}
+
+async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
+    Ok(client
+        .cluster
+        .clone()
+        .member_remove(MemberRemoveRequest { id })
+        .await?
+        .into_inner())
+}
+
+async fn promote(client: &Client, id: u64) -> Result<MemberPromoteResponse, Status> {
+    Ok(client
+        .cluster
+        .clone()
+        .member_promote(MemberPromoteRequest { id })
+        .await?
+        .into_inner())
+}
+
+async fn id(cluster: &Cluster, at: usize) -> u64 {
+    cluster.nodes[at]
+        .client()
+        .status()
+        .await
+        .header
+        .expect("a header")
+        .member_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() {
+    let mut cluster = Cluster::start(1, &[]).await;
+    let first = cluster.nodes[0].client();
+    first.put("before", "joining").await;
+
+    let second = cluster.prepare(&[]);
+    let added = add(&first, cluster.nodes[second].peer_url(), false).await.unwrap();
+    assert_eq!((added.members.len(), added.header.unwrap().revision), (2, 0));
+    assert!(added.member.unwrap().name.is_empty());
+    let early = add(&first, "http://127.0.0.1:1".into(), false).await;
+    refused(
+        early,
+        Code::Unknown,
+        "etcdserver: re-configuration failed due to not enough started members",
+    );
+    cluster.join(second, &[0, second]);
+    assert_eq!(
+        cluster.nodes[second].client().get("before").await,
+        Some(b"joining".to_vec())
+    );
+
+    pause_ms(LINKS_GOOD_MS).await;
+    let third = cluster.prepare(&[]);
+    let added = add(&cluster.nodes[second].client(), cluster.nodes[third].peer_url(), true).await;
+    let learner = added.unwrap().member.unwrap();
+    cluster.join(third, &[0, second, third]);
+    let client = cluster.nodes[third].client();
+    eventually("the learner knows what it is", || async {
+        client.status().await.is_learner
+    })
+    .await;
+    refused(
+        client.try_range(key_range("before")).await,
+        Code::FailedPrecondition,
+        "etcdserver: rpc not supported for learner",
+    );
+    // Whichever member is asked, the leader decides.
+    eventually("the learner is in sync", || async {
+        promote(&cluster.nodes[second].client(), learner.id).await.is_ok()
+    })
+    .await;
+    eventually("it knows that it votes", || async { !client.status().await.is_learner }).await;
+    assert_eq!(client.get("before").await, Some(b"joining".to_vec()));
+    let list = client
+        .cluster
+        .clone()
+        .member_list(MemberListRequest { linearizable: true })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(list.members.iter().all(|member| !member.is_learner));
+
+    // Three voters: one may go.
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].kill_9();
+    cluster.leader().await;
+    let left = cluster.running()[0];
+    cluster.nodes[left].client().put("after", "joining").await;
+    cluster.nodes[leader].start(true);
+    cluster.leader().await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_members_stop_by_themselves_and_never_return() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    let early = remove(&cluster.nodes[leader].client(), id(&cluster, leader).await).await;
+    refused(early, Code::Unavailable, "etcdserver: unhealthy cluster");
+    pause_ms(LINKS_GOOD_MS).await;
+
+    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let gone = id(&cluster, follower).await;
+    let removed = remove(&cluster.nodes[other].client(), gone).await.unwrap();
+    assert_eq!((removed.members.len(), removed.header.unwrap().revision), (2, 0));
+    let mut process = cluster.nodes[follower].process.take().unwrap();
+    let status = process.wait(Duration::from_secs(15));
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}\n{}",
+        process.log_tail()
+    );
+    refused(
+        remove(&cluster.nodes[other].client(), gone).await,
+        Code::NotFound,
+        "etcdserver: member not found",
+    );
+
+    // Started again on its data, it is told so and stops.
+    drop(process);
+    cluster.nodes[follower].start(false);
+    let mut process = cluster.nodes[follower].process.take().unwrap();
+    assert!(
+        process.wait(Duration::from_secs(15)).is_some(),
+        "{}",
+        process.log_tail()
+    );
+
+    cluster.nodes[other].client().put("two", "left").await;
+    let leader = cluster.leader().await;
+    let last = id(&cluster, leader).await;
+    // Of two, the leader goes: etcd calls that unhealthy only when the other is not connected.
+    remove(&cluster.nodes[leader].client(), last).await.unwrap();
+    let mut process = cluster.nodes[leader].process.take().unwrap();
+    assert!(
+        process.wait(Duration::from_secs(15)).is_some(),
+        "{}",
+        process.log_tail()
+    );
+    let left = cluster.leader().await;
+    cluster.nodes[left].client().put("one", "left").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_member_can_be_replaced_and_a_live_one_of_a_bare_majority_not_removed() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    pause_ms(LINKS_GOOD_MS).await;
+    let leader = cluster.leader().await;
+    let (dead, live) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (dead_id, live_id) = (id(&cluster, dead).await, id(&cluster, live).await);
+    cluster.nodes[dead].kill_9();
+    let client = cluster.nodes[leader].client();
+    // The leader's link to it breaks at once.
+    pause_ms(1000).await;
+    refused(
+        remove(&client, live_id).await,
+        Code::Unavailable,
+        "etcdserver: unhealthy cluster",
+    );
+    remove(&client, dead_id).await.unwrap();
+    let fresh = cluster.prepare(&[]);
+    add(&client, cluster.nodes[fresh].peer_url(), false).await.unwrap();
+    cluster.join(fresh, &[leader, live, fresh]);
+    cluster.leader().await;
+    cluster.nodes[fresh].client().put("replaced", "yes").await;
+    cluster.agree().await;
+}

@@ -1,0 +1,227 @@
+//! Installing another member's state, with a crash at each step of it: the engine over a disk, without a network.
+
+use std::{path::Path, sync::Arc};
+
+use etcore::{
+    member::{AutoCompaction, CommitPolicy, Engine, Event, INCOMING, MemberInfo, MemberOptions, Outputs, Request},
+    metrics::CoreMetrics,
+};
+use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
+use prost::Message as _;
+use raft::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
+use storage::{io::StdDisk, tree::Root};
+use tempfile::TempDir;
+
+const MS: u64 = 1_000_000;
+const LEADER: u64 = 1;
+const FOLLOWER: u64 = 2;
+
+fn options(member_id: u64) -> MemberOptions {
+    let first = MemberInfo {
+        id: LEADER,
+        peer_urls: vec!["http://127.0.0.1:1".into()],
+        name: "m1".into(),
+        ..MemberInfo::default()
+    };
+    MemberOptions {
+        member_id,
+        cluster_id: 7,
+        name: format!("m{member_id}"),
+        client_urls: Vec::new(),
+        // The follower joins: it begins with nothing.
+        initial_members: if member_id == LEADER { vec![first] } else { Vec::new() },
+        tick_ns: 10 * MS,
+        election_ticks: 10,
+        election_timeout_ns: 100 * MS,
+        pre_vote: true,
+        seed: member_id,
+        request_timeout_ns: 5000 * MS,
+        buffered_bytes_max: 4 << 20,
+        catch_up_entries: 10,
+        commit: CommitPolicy {
+            interval_ns: 10 * MS,
+            bytes_max: 1 << 20,
+        },
+        compaction_pause_ns: 10 * MS,
+        auto_compaction: AutoCompaction::Off,
+        max_learners: 1,
+        strict_reconfig_check: true,
+        wal_dir: "wal".to_owned(),
+        wal_segment_bytes: Some(1 << 20),
+        tree_reserve_bytes: 256 << 20,
+        tree_page_bytes: 4096,
+        tree_growth_bytes: 1 << 20,
+    }
+}
+
+/// A member on a directory. Dropping it is a crash.
+struct Member {
+    engine: Engine,
+    disk: StdDisk,
+    now_ns: u64,
+}
+
+impl Member {
+    fn boot(dir: &Path, id: u64) -> Member {
+        let mut disk = StdDisk::new(dir).expect("the directory can be used");
+        let engine = Engine::boot(&mut disk, options(id), Arc::new(CoreMetrics::default()), 1).expect("it boots");
+        Member {
+            engine,
+            disk,
+            now_ns: 1,
+        }
+    }
+
+    fn turn(&mut self, mut events: Vec<Event>) -> Outputs {
+        self.now_ns += MS;
+        let mut out = Outputs::default();
+        self.engine
+            .turn(&mut self.disk, &mut events, self.now_ns, &mut out)
+            .expect("no fault");
+        out
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            self.engine.hurry();
+            self.turn(Vec::new());
+            if self.engine.is_settled() {
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+}
+
+/// A leader with some puts, all of them in its tree.
+fn leader(dir: &Path) -> Member {
+    let mut member = Member::boot(dir, LEADER);
+    for _ in 0..50 {
+        member.turn(Vec::new());
+    }
+    assert_eq!(member.engine.view().leader, LEADER);
+    for id in 0..300 {
+        let put = PutRequest {
+            key: format!("key{id}").into(),
+            value: vec![b'v'; 300].into(),
+            ..PutRequest::default()
+        };
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader {
+                id: 1000 + id,
+                ..RequestHeader::default()
+            }),
+            put: Some(put),
+            ..InternalRaftRequest::default()
+        };
+        let data = request.encode_to_vec().into();
+        member.turn(vec![Event::Request {
+            shard: 0,
+            id: 1000 + id,
+            request: Request::Propose { data },
+        }]);
+    }
+    member.settle();
+    member
+}
+
+/// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
+fn receive(root: &Root, dir: &Path) -> Box<Message> {
+    let mut file = vec![0; root.size_bytes() as usize];
+    let metas = root.meta_bytes();
+    file[..metas.len()].copy_from_slice(&metas);
+    for run in root.runs().expect("the tree is whole") {
+        let bytes = root.run_bytes(run);
+        let start = run.0 as usize * root.page_size();
+        file[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    std::fs::write(dir.join(INCOMING), file).expect("the directory can be written");
+    let user = root.user();
+    let metadata = SnapshotMetadata {
+        conf_state: ConfState::decode(&user.conf_state).expect("a configuration"),
+        index: user.applied_index,
+        term: user.applied_term,
+    };
+    Box::new(Message {
+        msg_type: MessageType::MsgSnap,
+        from: LEADER,
+        to: FOLLOWER,
+        term: user.applied_term,
+        snapshot: Some(Snapshot {
+            metadata,
+            ..Snapshot::default()
+        }),
+        ..Message::default()
+    })
+}
+
+fn assert_same(follower: &Engine, leader: &Engine) {
+    let (theirs, ours) = (leader.view(), follower.view());
+    assert_eq!(ours.applied_index, theirs.applied_index);
+    assert_eq!(ours.revision(), theirs.revision());
+    assert_eq!(ours.members, theirs.members);
+}
+
+#[test]
+fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash() {
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader(dirs.0.path());
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let index = message.snapshot.as_ref().unwrap().metadata.index;
+    let (mut done, mut installed, mut answers) = (false, false, Vec::new());
+    let mut events = vec![Event::SnapshotReceived(message)];
+    for _ in 0..20 {
+        let out = follower.turn(std::mem::take(&mut events));
+        assert!(
+            installed || out.installed || out.messages.is_empty(),
+            "acknowledged before it is installed"
+        );
+        done |= out.snapshot_done;
+        installed |= out.installed;
+        answers.extend(out.messages);
+    }
+    assert!(done && installed);
+    assert!(
+        answers
+            .iter()
+            .any(|m| m.msg_type == MessageType::MsgAppResp && m.index == index)
+    );
+    assert_same(&follower.engine, &leader.engine);
+    drop(follower);
+    assert!(!dirs.1.path().join(INCOMING).exists());
+    let again = Member::boot(dirs.1.path(), FOLLOWER);
+    assert_same(&again.engine, &leader.engine);
+}
+
+#[test]
+fn a_crash_before_the_marker_leaves_the_old_state() {
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader(dirs.0.path());
+    drop(Member::boot(dirs.1.path(), FOLLOWER));
+    let _ = receive(&leader.engine.durable_root(), dirs.1.path());
+    let follower = Member::boot(dirs.1.path(), FOLLOWER);
+    assert_eq!(follower.engine.view().applied_index, 0);
+    assert!(
+        !dirs.1.path().join(INCOMING).exists(),
+        "what was received is thrown away"
+    );
+}
+
+#[test]
+fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader(dirs.0.path());
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    // This disk performs what is submitted at once, and the engine hears of it one turn later.
+    let out = follower.turn(vec![Event::SnapshotReceived(message)]);
+    assert!(!out.installed && dirs.1.path().join(INCOMING).exists());
+    drop(follower);
+    let mut again = Member::boot(dirs.1.path(), FOLLOWER);
+    assert_same(&again.engine, &leader.engine);
+    assert!(!dirs.1.path().join(INCOMING).exists());
+    again.settle();
+    drop(again);
+    assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
