@@ -447,9 +447,11 @@ impl Engine {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
-            // What the tree has need not be kept for followers that lag while there is no room.
-            let durable = self.committer.durable();
-            self.release(&durable, 0)?;
+            // Alone, nobody lags, so what the tree has need not be kept while there is no room.
+            if self.member.raft.conf_state().voters.len() == 1 {
+                let durable = self.committer.durable();
+                self.release(&durable, 0)?;
+            }
             self.wal.retry_space();
         }
         if self.committer.out_of_space() || wal_low {
