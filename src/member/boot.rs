@@ -430,6 +430,12 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
         }
     } else if first == 1 {
         SnapshotMetadata::default()
+    } else if first == applied.index + 1 {
+        SnapshotMetadata {
+            conf_state: conf_state.clone(),
+            index: applied.index,
+            term: applied.term,
+        }
     } else {
         let start = entries.remove(0);
         SnapshotMetadata {

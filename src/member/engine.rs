@@ -447,10 +447,10 @@ impl Engine {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
-            // Alone, nobody lags, so what the tree has need not be kept while there is no room.
+            // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
             if self.member.raft.conf_state().voters.len() == 1 {
                 let durable = self.committer.durable();
-                self.release(&durable, 0)?;
+                self.release(&durable, 1)?;
             }
             self.wal.retry_space();
         }

@@ -20,7 +20,6 @@ use crate::{
 
 /// Something that happens at a time.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "an action is moved once and then taken apart")]
 pub enum Action {
     Turn(usize),
     /// Some of a disk's operations end.
