@@ -17,7 +17,7 @@ fn a_port_in_use_is_refused_with_its_address_and_what_to_do() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot listen on 127.0.0.1:{port}: the port is in use; find the process with \"ss -ltnp 'sport = :{port}'\" and \
+            "cannot listen on 127.0.0.1:{port}: address already in use; find the process with \"ss -ltnp 'sport = :{port}'\" and \
              stop it, or choose another address"
         )
     );
