@@ -22,7 +22,6 @@ mod peers;
 mod shard_loop;
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -341,13 +340,4 @@ fn die(why: &str) -> ! {
 /// As [`die`], for damage that a shard finds while it reads.
 fn die_of_damage(what: String) {
     die(&what)
-}
-
-/// What the sockets of a server are bound to, for tests and logs.
-pub fn addresses(config: &Config) -> Vec<SocketAddr> {
-    config
-        .listen_client_urls
-        .iter()
-        .filter_map(|url| url.bind_addr())
-        .collect()
 }

@@ -264,9 +264,8 @@ impl Api {
         let verbose = query
             .split('&')
             .any(|part| part == "verbose" || part.starts_with("verbose="));
-        let kind = kind.to_owned();
         let remote = chosen.contains(&"linearizable_read");
-        let finish = move |result: Result<(), Failure>| checks_page(&kind, &chosen, verbose, &view, result);
+        let finish = move |result: Result<(), Failure>| checks_page(&chosen, verbose, &view, result);
         if remote {
             Route::Checked(Box::new(finish))
         } else {
@@ -275,7 +274,7 @@ impl Api {
     }
 }
 
-fn checks_page(kind: &str, chosen: &[&str], verbose: bool, view: &View, linearizable: Result<(), Failure>) -> Page {
+fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result<(), Failure>) -> Page {
     let (mut lines, mut failed) = (String::new(), false);
     for name in chosen {
         let error = match *name {
@@ -301,7 +300,6 @@ fn checks_page(kind: &str, chosen: &[&str], verbose: bool, view: &View, lineariz
         true => format!("{lines}ok\n"),
         false => "ok\n".to_owned(),
     };
-    let _ = kind;
     Page::new(200, TEXT, body)
 }
 

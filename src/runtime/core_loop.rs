@@ -167,10 +167,9 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
             match builder(&name, &shared.config.clone()).make() {
                 Ok(executor) => executor.run(async move {
                     let live = shared.live_shards.clone();
-                    let index = seed.index;
                     let _ = tell.send(Ok(shard_loop::start(shared, seed)));
                     // The shard's own tasks do the work; this one keeps the executor until they have ended.
-                    shard_loop::ended(&live, index).await;
+                    shard_loop::ended(&live).await;
                 }),
                 Err(error) => drop(tell.send(Err(error.to_string()))),
             }

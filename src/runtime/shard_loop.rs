@@ -73,9 +73,8 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
     intake
 }
 
-/// Waits until the shard has ended. `index` only names it.
-pub async fn ended(live: &Arc<AtomicUsize>, index: usize) {
-    let _ = index;
+/// Waits until every shard has ended.
+pub async fn ended(live: &Arc<AtomicUsize>) {
     while live.load(Ordering::SeqCst) > 0 {
         glommio::timer::sleep(TICK).await;
     }
