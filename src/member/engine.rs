@@ -124,6 +124,11 @@ impl Engine {
         self.committer.root()
     }
 
+    /// Consensus, to be looked at: who checks its invariants does so from outside.
+    pub fn consensus(&self) -> &raft::RawNode {
+        &self.member.raft
+    }
+
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.member.options.member_id

@@ -4,11 +4,18 @@
 //! must repeat it byte for byte. What is once written is committed, so it is never taken back. Answers to clients and
 //! reads are compared with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use etcore::member::View;
+use etcore::member::{Membership, View};
+use raft::ConfState;
 use storage::mvcc::{Block, Interval, Kv, RangeQuery, Revision, StoreError, StoreView};
+
+/// Applied entries whose members are remembered.
+const MEMBERS_MAX: usize = 5000;
 
 /// One change as published.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +62,10 @@ pub struct History {
     applied: BTreeMap<u64, (u64, i64)>,
     /// Term -> leader.
     leaders: BTreeMap<u64, u64>,
+    /// Applied index -> (configuration, members).
+    members: BTreeMap<u64, (Bytes, Arc<Membership>)>,
+    /// Everybody that was ever removed.
+    pub removed: BTreeSet<u64>,
     /// Writer -> revision.
     written: BTreeMap<u64, i64>,
     /// Requests that were refused for good: they must not show up.
@@ -78,11 +89,6 @@ impl History {
             .ok()
             .and_then(|at| self.revisions.get(at))
             .map_or(&[], Vec::as_slice)
-    }
-
-    /// How many terms had a leader.
-    pub fn elections(&self) -> u64 {
-        self.leaders.len() as u64
     }
 
     /// Notes that a request was refused in a way that promises it has no effect.
@@ -225,12 +231,41 @@ impl History {
                 view.leader
             );
         }
+        self.check_members(view)?;
         self.compacted = self.compacted.max(view.store.compact_revision());
         ensure!(
             view.committed_index >= view.applied_index,
             "entry {} is applied but not committed",
             view.applied_index
         );
+        Ok(())
+    }
+
+    /// Members and configuration are the same wherever the same entries are applied.
+    fn check_members(&mut self, view: &View) -> Check {
+        let applied = view.store.applied();
+        let found = (applied.conf_state.clone(), view.members.clone());
+        self.removed.extend(&view.members.removed);
+        if let Some(known) = self.members.get(&applied.index) {
+            ensure!(
+                known.0 == found.0 && (Arc::ptr_eq(&known.1, &found.1) || known.1 == found.1),
+                "entry {}: the members are {found:?}, but {known:?} elsewhere",
+                applied.index
+            );
+            return Ok(());
+        }
+        let configuration = ConfState::decode(&applied.conf_state).map_err(|error| error.to_string())?;
+        let voters: BTreeSet<u64> = configuration.voters.iter().copied().collect();
+        let listed: BTreeSet<u64> = view.members.voters().map(|voter| voter.id).collect();
+        ensure!(
+            voters == listed || applied.index == 0,
+            "entry {}: {voters:x?} vote, but {listed:x?} are listed as voters",
+            applied.index
+        );
+        self.members.insert(applied.index, found);
+        while self.members.len() > MEMBERS_MAX {
+            self.members.pop_first();
+        }
         Ok(())
     }
 

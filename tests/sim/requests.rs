@@ -1,7 +1,7 @@
 //! What clients ask, and what the answers must say.
 
 use bytes::Bytes;
-use etcore::member::{Outcome, Refusal, Request, TxnOutcome};
+use etcore::member::{MemberChange, Outcome, Refusal, Request, TxnOutcome};
 use net::pb::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest,
     PutRequest, RangeRequest, RequestHeader, RequestOp, TxnRequest,
@@ -46,6 +46,12 @@ pub enum Ask {
         member: u64,
         kind: i32,
     },
+    /// What is left of a lease, with its keys.
+    Left(i64),
+    Change {
+        what: &'static str,
+        change: MemberChange,
+    },
 }
 
 impl Ask {
@@ -64,6 +70,8 @@ impl Ask {
             Ask::MoveLeader(_) => "move leader",
             Ask::Leases => "leases",
             Ask::Disarm { .. } => "disarm",
+            Ask::Left(_) => "time to live",
+            Ask::Change { what, .. } => what,
         }
     }
 
@@ -100,6 +108,8 @@ impl Ask {
             Ask::Renew(lease) => return Request::LeaseRenew { lease },
             Ask::MoveLeader(target) => return Request::MoveLeader { target },
             Ask::Leases => return Request::Leases,
+            Ask::Left(lease) => return Request::LeaseInfo { lease, keys: true },
+            Ask::Change { change, .. } => return Request::ChangeMembers { change },
         }
         Request::Propose {
             data: entry.encode_to_vec().into(),
@@ -299,10 +309,12 @@ pub fn check_answer(
             at_least(store.revision())
         }
         (Ask::Grant { .. }, Outcome::LeaseGrant { revision, .. })
-        | (Ask::Revoke(_), Outcome::LeaseRevoke { revision })
-        | (Ask::Renew(_), Outcome::LeaseRenew { revision, .. }) => at_least(*revision),
+        | (Ask::Revoke(_), Outcome::LeaseRevoke { revision }) => at_least(*revision),
+        // A renewal that was passed on bears the revision of the member that was asked. Source: etcd LeaseKeepAlive.
+        (Ask::Renew(_), Outcome::LeaseRenew { .. }) => Ok(0),
         (Ask::MoveLeader(_), Outcome::Done) | (Ask::Leases, Outcome::Leases(_)) => Ok(0),
         (Ask::CompactionDone(_), Outcome::Done) | (Ask::Disarm { .. }, Outcome::Alarms(_)) => Ok(0),
+        (Ask::Left(_), Outcome::LeaseInfo(_)) | (Ask::Change { .. }, Outcome::Members { .. }) => Ok(0),
         (ask, outcome) => Err(format!("{} was answered by {outcome:?}", ask.name())),
     }
 }

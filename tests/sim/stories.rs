@@ -5,7 +5,6 @@ use raft::MessageType;
 
 use crate::{
     cluster::{Action, Cluster},
-    host::member_id,
     requests::{self, Ask},
     weather::{MS, SEC, Weather},
 };
@@ -17,6 +16,8 @@ fn healthy(members: u64, seed: u64) -> Cluster {
     for index in 0..cluster.hosts.len() {
         cluster.plan(0, Action::Boot(index));
     }
+    cluster.plan(100 * MS, Action::Links);
+    cluster.plan(5 * SEC, Action::Operate);
     assert_eq!(cluster.run(20 * SEC, |cluster| cluster.is_settled()), Ok(true));
     cluster
 }
@@ -46,8 +47,7 @@ fn read() -> Ask {
 
 fn cut_off(cluster: &mut Cluster, index: usize) {
     for other in (0..cluster.hosts.len()).filter(|other| *other != index) {
-        let (a, b) = (member_id(index), member_id(other));
-        cluster.cut.extend([(a, b), (b, a)]);
+        cluster.cut.extend([(index, other), (other, index)]);
     }
 }
 
