@@ -63,10 +63,14 @@ impl Consensus {
             MessageType::MsgVote => self.vote(message.term, me, me)?,
             MessageType::MsgVoteResp if !message.reject => self.vote(message.term, me, message.to)?,
             MessageType::MsgAppResp if !message.reject => {
+                // What lies below a snapshot that is being taken over was durable, and is in it.
+                let within = message.index + 1 < raft.first_index();
                 ensure!(
-                    raft.persisted_index() >= message.index,
-                    "{me:x} acknowledges entry {}, durable is {}",
+                    within || raft.persisted_index() >= message.index,
+                    "{me:x} acknowledges entry {} in term {} of {}, durable is {}",
                     message.index,
+                    message.term,
+                    raft.term(),
                     raft.persisted_index()
                 );
                 let acked = self.acks.entry((message.term, message.to, me)).or_default();

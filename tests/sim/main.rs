@@ -129,11 +129,7 @@ fn whole_members_keep_their_promises_in_any_weather() {
     let first = variable("ETCORE_SIM_FIRST").unwrap_or(1);
     let (counts, failures) = run_many(first..first + count);
     tell(&counts);
-    assert!(
-        failures.is_empty(),
-        "{} runs failed, each told above",
-        failures.len()
-    );
+    assert!(failures.is_empty(), "{} runs failed, each told above", failures.len());
 }
 
 #[test]
