@@ -423,9 +423,22 @@ impl Engine {
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
-        if self.tree_stands_still() {
-            return Ok(());
+        if !self.tree_stands_still() {
+            self.step_commit(disk, now_ns)?;
         }
+        let (size, in_use) = self.committer.sizes();
+        self.member.metrics.db_size.set(size);
+        self.member.metrics.db_in_use.set(in_use);
+        let written = self.wal.written_bytes();
+        self.member
+            .metrics
+            .wal_write_bytes
+            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        // Also while the tree stands still for a snapshot: its marker may be what the log has no room for.
+        self.look_for_space(now_ns)
+    }
+
+    fn step_commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
         self.founding = self.founding.filter(|token| *token > self.wal.persisted());
         let persisted = match self.founding {
             Some(_) => 0,
@@ -441,14 +454,11 @@ impl Engine {
                 self.answer_defragmented();
             }
         }
-        let (size, in_use) = self.committer.sizes();
-        self.member.metrics.db_size.set(size);
-        self.member.metrics.db_in_use.set(in_use);
-        let written = self.wal.written_bytes();
-        self.member
-            .metrics
-            .wal_write_bytes
-            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        Ok(())
+    }
+
+    /// Tries a full disk again from time to time, and raises the alarm.
+    fn look_for_space(&mut self, now_ns: u64) -> Result<(), Fault> {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;

@@ -7,7 +7,7 @@ use crate::{
     history::{Check, ensure},
     host::Host,
     operator::is_sure,
-    requests::{Ask, check_answer, is_final},
+    requests::{Ask, check_answer, is_final, options},
     weather::{Dice, US},
 };
 
@@ -60,6 +60,9 @@ impl Cluster {
 
     fn fulfilled(&mut self, index: usize, pending: Pending, outcome: Outcome) -> Check {
         *self.counts.answers.entry(pending.ask.name()).or_default() += 1;
+        for option in options(&pending.ask) {
+            *self.counts.options.entry(option).or_default() += 1;
+        }
         let view = self.hosts[index].up().engine.view();
         let revision = check_answer(&pending.ask, &outcome, &view.store, pending.floor, &self.history)?;
         self.known = self.known.max(revision);
@@ -78,7 +81,7 @@ impl Cluster {
                 let grace_ns = Host::election_ns(&self.weather);
                 self.leases.told(lease, info, pending.asked_ns, grace_ns, &now)?;
             }
-            (Ask::Compact(revision), _) if self.rng.percent(50) => self.ask(index, Ask::CompactionDone(revision)),
+            (Ask::Compact(revision, _), _) if self.rng.percent(50) => self.ask(index, Ask::CompactionDone(revision)),
             (Ask::Put(put), _) if put.lease != 0 => {
                 if let Some(lease) = self.leases.all.get_mut(&put.lease) {
                     lease.has_key = true;
@@ -109,9 +112,10 @@ impl Cluster {
 
     fn history_allows(&self, refusal: Refusal, pending: &Pending) -> bool {
         match (refusal, &pending.ask) {
-            (Refusal::Compacted, Ask::Compact(at)) => *at <= self.history.compacted,
-            (Refusal::FutureRevision, Ask::Compact(at)) => *at > pending.floor,
+            (Refusal::Compacted, Ask::Compact(at, _)) => *at <= self.history.compacted,
+            (Refusal::FutureRevision, Ask::Compact(at, _)) => *at > pending.floor,
             (Refusal::LeaseNotFound, ask) => matches!(ask, Ask::Put(_) | Ask::Revoke(_) | Ask::Left(_)),
+            (Refusal::KeyNotFound, Ask::Put(put)) => put.ignore_value || put.ignore_lease,
             (Refusal::NotPrimary, ask) => matches!(ask, Ask::Renew(_) | Ask::Left(_)),
             (
                 Refusal::Unhealthy

@@ -73,6 +73,8 @@ pub struct Pending {
 pub struct Counts {
     pub faults: BTreeMap<&'static str, u64>,
     pub answers: BTreeMap<&'static str, u64>,
+    /// Options of requests and watches that were answered.
+    pub options: BTreeMap<&'static str, u64>,
     /// Events that are no faults.
     pub events: BTreeMap<&'static str, u64>,
     pub refusals: u64,
@@ -90,14 +92,15 @@ pub struct Counts {
 impl Counts {
     /// Adds another run.
     pub fn add(&mut self, other: &Counts) {
-        for (kind, count) in &other.faults {
-            *self.faults.entry(kind).or_default() += count;
-        }
-        for (kind, count) in &other.answers {
-            *self.answers.entry(kind).or_default() += count;
-        }
-        for (kind, count) in &other.events {
-            *self.events.entry(kind).or_default() += count;
+        for (mine, theirs) in [
+            (&mut self.faults, &other.faults),
+            (&mut self.answers, &other.answers),
+            (&mut self.options, &other.options),
+            (&mut self.events, &other.events),
+        ] {
+            for (kind, count) in theirs {
+                *mine.entry(kind).or_default() += count;
+            }
         }
         self.refusals += other.refusals;
         self.simulated_ns += other.simulated_ns;
@@ -417,6 +420,11 @@ impl Cluster {
 
     fn release(&mut self, index: usize, life: u64) {
         if self.hosts[index].life != life {
+            return;
+        }
+        let stalled_ns = self.hosts[index].stalled_until_ns.saturating_sub(self.now_ns);
+        if stalled_ns > 0 && !self.calm {
+            self.plan(stalled_ns, Action::Release(index, life));
             return;
         }
         self.hosts[index].release_due = false;

@@ -62,7 +62,8 @@ impl Consensus {
         match message.msg_type {
             MessageType::MsgVote => self.vote(message.term, me, me)?,
             MessageType::MsgVoteResp if !message.reject => self.vote(message.term, me, message.to)?,
-            MessageType::MsgAppResp if !message.reject => {
+            // Without an index it only tells an old leader of a new term.
+            MessageType::MsgAppResp if !message.reject && message.index > 0 => {
                 // What lies below a snapshot that is being taken over was durable, and is in it.
                 let within = message.index + 1 < raft.first_index();
                 ensure!(

@@ -14,6 +14,8 @@ use etcore::member::{Membership, View};
 use raft::ConfState;
 use storage::mvcc::{Block, Interval, Kv, RangeQuery, Revision, StoreError, StoreView};
 
+use crate::requests::IGNORING;
+
 /// Applied entries whose members are remembered.
 const MEMBERS_MAX: usize = 5000;
 
@@ -192,7 +194,9 @@ impl History {
                     "revision {main}: {kv:?} should have version {version}, creation {create}"
                 );
             }
-            if let Some(writer) = writer_of(kv.value) {
+            let again =
+                kv.key.first() == Some(&(IGNORING as u8)) && before.is_some_and(|before| before.value == kv.value);
+            if let Some(writer) = writer_of(kv.value).filter(|_| !again) {
                 let earlier = self.written.insert(writer, main);
                 ensure!(
                     earlier.is_none_or(|earlier| earlier == main),

@@ -69,6 +69,8 @@ pub struct Host {
     pub may_fail: bool,
     /// Space is limited.
     pub full: bool,
+    /// No operation of the disk ends before. Units: nanoseconds.
+    pub stalled_until_ns: u64,
     /// A member belongs on this machine, up or down.
     pub stands: bool,
     /// The member joins a cluster that is there.
@@ -95,6 +97,7 @@ impl Host {
             release_due: false,
             may_fail: false,
             full: false,
+            stalled_until_ns: 0,
             stands: false,
             joins: false,
         }
@@ -198,6 +201,7 @@ impl Host {
         self.life += 1;
         self.paused = false;
         self.may_fail = false;
+        self.stalled_until_ns = 0;
         self.disk = match power {
             Some(seed) => self.disk.crash_image(seed),
             None => self.disk.kill(),

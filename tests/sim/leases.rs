@@ -31,14 +31,14 @@ pub struct Leases {
     pub renewed: u64,
 }
 
-/// The key that hangs on a lease.
+/// The key that hangs on a lease: before all that clients delete.
 pub fn key_of(lease: i64) -> String {
-    format!("lease/{lease:08}")
+    format!("a/{lease:08}")
 }
 
 /// The lease of such a key.
 pub fn lease_of(key: &[u8]) -> Option<i64> {
-    std::str::from_utf8(key.strip_prefix(b"lease/")?).ok()?.parse().ok()
+    std::str::from_utf8(key.strip_prefix(b"a/")?).ok()?.parse().ok()
 }
 
 impl Leases {

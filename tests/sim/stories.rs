@@ -1,17 +1,22 @@
 //! Histories made by hand, where chance would take long to find them.
 
-use etcore::member::Event;
+use etcore::member::{Event, MemberChange};
 use raft::MessageType;
 
 use crate::{
     cluster::{Action, Cluster},
+    leases::key_of,
     requests::{self, Ask},
     weather::{MS, SEC, Weather},
 };
 
 /// Healthy members with a leader.
 fn healthy(members: u64, seed: u64) -> Cluster {
-    let mut cluster = Cluster::new(seed, Weather::fair(members), false);
+    healthy_in(Weather::fair(members), seed)
+}
+
+fn healthy_in(weather: Weather, seed: u64) -> Cluster {
+    let mut cluster = Cluster::new(seed, weather, false);
     cluster.calm = true;
     for index in 0..cluster.hosts.len() {
         cluster.plan(0, Action::Boot(index));
@@ -138,4 +143,68 @@ fn an_idle_member_sleeps_from_tick_to_tick() {
     go_on(&mut cluster, 10 * SEC);
     let turns = cluster.counts.turns - before;
     assert!(turns <= 110, "{turns} turns in 10 s of ticks of 100 ms");
+}
+
+#[test]
+fn a_follower_that_was_away_for_longer_than_the_log_is_caught_up_by_a_snapshot() {
+    let weather = Weather {
+        catch_up_entries: 5,
+        wal_segment_bytes: 16 << 10,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(weather, 16);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let follower = (leader + 1) % 3;
+    cut_off(&mut cluster, follower);
+    for _ in 0..100 {
+        put(&mut cluster, leader);
+        go_on(&mut cluster, 20 * MS);
+    }
+    cluster.cut.clear();
+    let until_ns = cluster.now_ns + 20 * SEC;
+    assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+    assert!(cluster.counts.events.get("snapshots installed") >= Some(&1));
+}
+
+#[test]
+fn a_leader_that_removes_itself_hands_over_and_stops() {
+    let mut cluster = healthy(3, 17);
+    // Changes need links that have been good for a while.
+    go_on(&mut cluster, 8 * SEC);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let change = MemberChange::Remove(cluster.hosts[leader].id);
+    let what = "remove";
+    cluster.ask(leader, Ask::Change { what, change });
+    let until_ns = cluster.now_ns + 10 * SEC;
+    let gone = cluster.run(until_ns, |cluster| !cluster.hosts[leader].stands);
+    assert_eq!(gone, Ok(true), "it stops by itself");
+    let until_ns = cluster.now_ns + 10 * SEC;
+    assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+    put(&mut cluster, (leader + 1) % 3);
+}
+
+#[test]
+fn what_is_left_of_a_lease_survives_a_change_of_the_leader() {
+    let mut cluster = healthy(3, 18);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let (lease, ttl) = (7, 900);
+    cluster.ask(leader, Ask::Grant { lease, ttl });
+    go_on(&mut cluster, 700 * SEC);
+    cluster.hosts[leader].paused = true;
+    go_on(&mut cluster, 10 * SEC);
+    assert_ne!(cluster.leader(), None);
+    assert_ne!(cluster.leader(), Some(leader), "the others have elected one");
+    cluster.resume(leader);
+    let there = |cluster: &Cluster| {
+        let key = key_of(lease);
+        cluster
+            .history
+            .get(key.as_bytes(), cluster.history.revision())
+            .is_some()
+    };
+    go_on(&mut cluster, 185 * SEC);
+    assert!(there(&cluster), "it lives for what was granted");
+    // With what was left at the checkpoint after 600 s, and not with all of it anew.
+    go_on(&mut cluster, 155 * SEC);
+    assert!(!there(&cluster), "it ends");
 }

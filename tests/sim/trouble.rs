@@ -119,6 +119,13 @@ impl Cluster {
         }
         if !self.leases.all[&lease].has_key {
             self.put_lease_key(lease);
+        } else if self.rng.percent(10) {
+            let put = requests::put(self.next_writer, key_of(lease).into(), 0, &mut self.rng, &self.weather);
+            let ignore_lease = true;
+            return self.ask(
+                index,
+                Ask::Put(net::pb::etcdserverpb::PutRequest { ignore_lease, ..put }),
+            );
         }
         // Whoever does not lead passes it on.
         let asked = self.leader().filter(|_| self.rng.percent(50)).unwrap_or(index);
@@ -238,6 +245,7 @@ impl Cluster {
             (weather.clock, 4),
             (weather.partition, 5),
             (weather.transfer, 6),
+            (weather.disk_stall, 7),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         if total == 0 {
@@ -262,6 +270,7 @@ impl Cluster {
             Some(3) => self.pause(index),
             Some(4) => self.bend_clock(index),
             Some(5) => self.partition(index),
+            Some(7) => self.stall_disk(index),
             _ => self.transfer(index),
         }
         Ok(())
@@ -296,6 +305,14 @@ impl Cluster {
         self.hosts[index].limit_space(Some(room));
         let after_ns = self.rng.between(SEC, 10 * SEC);
         self.plan(after_ns, Action::Space(index));
+    }
+
+    fn stall_disk(&mut self, index: usize) {
+        self.fault("disk stall");
+        let most = self.rng.pick(&[100, 2000, 15_000]);
+        let stall_ns = self.rng.between(20, most) * MS;
+        self.note(|| format!("m{index}: the disk stalls for {} ms", stall_ns / MS));
+        self.hosts[index].stalled_until_ns = self.now_ns + stall_ns;
     }
 
     fn pause(&mut self, index: usize) {
@@ -379,8 +396,11 @@ impl Cluster {
             self.hosts[index].clock.set_rate(now_ns, 1000);
             self.hosts[index].limit_space(None);
             self.resume(index);
-            if self.hosts[index].may_fail && self.hosts[index].up.is_some() {
-                // The calls that were to fail are forgotten with the process.
+            if self.rng.percent(50) {
+                // What a member is stuck in, a restart would mend: half of them go on as they are.
+                self.hosts[index].disk.forget_faults();
+                self.hosts[index].may_fail = false;
+            } else if self.hosts[index].may_fail && self.hosts[index].up.is_some() {
                 self.crash(index)?;
             }
         }

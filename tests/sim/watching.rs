@@ -78,7 +78,7 @@ impl Watcher {
         let (key, range_end): (Bytes, Bytes) = match rng.below(4) {
             0 => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
             1 => (Bytes::from_static(b"k"), Bytes::from_static(b"l")),
-            2 => (Bytes::from_static(b"lease/"), Bytes::from_static(b"lease0")),
+            2 => (Bytes::from_static(b"a/"), Bytes::from_static(b"a0")),
             _ => (format!("k{:03}", rng.below(keys)).into(), Bytes::new()),
         };
         Watcher {
@@ -119,6 +119,22 @@ impl Watcher {
             watch_id: 0,
             fragment: self.fragment,
         }
+    }
+
+    /// The options it uses, by name.
+    fn options(&self) -> impl Iterator<Item = &'static str> {
+        let named = [
+            (self.no_put, "watch without puts"),
+            (self.no_delete, "watch without deletes"),
+            (self.prev_kv, "watch with previous pairs"),
+            (self.fragment, "watch in fragments"),
+            (self.next > 0, "watch from a revision on"),
+            (self.next == 0, "watch from now on"),
+            (self.range_end.is_empty(), "watch of one key"),
+            (self.range_end.len() > 1, "watch of a range"),
+            (self.range_end == b"\0"[..], "watch from a key on"),
+        ];
+        named.into_iter().filter(|(used, _)| *used).map(|(_, name)| name)
     }
 
     fn wants(&self, key: &[u8], deleted: bool) -> bool {
@@ -330,6 +346,9 @@ impl Cluster {
             up.wire.drain(call);
         }
         watcher.host = target;
+        for option in watcher.options() {
+            *self.counts.options.entry(option).or_default() += 1;
+        }
         let request = watcher.request();
         let up = self.hosts[target].up.as_mut().expect("it is up");
         let newest = up.view.revision();
