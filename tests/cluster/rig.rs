@@ -18,7 +18,8 @@ pub struct Node {
     /// `--initial-cluster` and its state, as it was started.
     cluster: String,
     state: &'static str,
-    flags: Vec<String>,
+    /// Further flags.
+    pub flags: Vec<String>,
     /// The process.
     pub process: Option<Process>,
 }
