@@ -10,7 +10,9 @@ mod blackbox {
 
 #[path = "cluster"]
 mod stories {
+    mod bootstrap;
     mod changes;
+    mod dns;
     mod forced;
     pub mod rig;
     mod snapshots;

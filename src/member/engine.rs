@@ -120,6 +120,11 @@ impl Engine {
         self.published.clone()
     }
 
+    /// Whether it holds nothing at all: no entry, no member.
+    pub fn is_blank(&self) -> bool {
+        self.member.raft.last_index() == 0 && self.member.members.members.is_empty()
+    }
+
     /// The newest durable root, for a follower that lags behind the log.
     pub fn durable_root(&self) -> Arc<storage::tree::Root> {
         self.committer.root()

@@ -43,18 +43,40 @@ impl Node {
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster={}", self.cluster),
             format!("--initial-cluster-state={}", self.state),
             "--heartbeat-interval=50".into(),
             "--election-timeout=500".into(),
             "--cores=1".into(),
             "--wal-segment-bytes=4194304".into(),
         ];
+        if !self.cluster.is_empty() {
+            flags.push(format!("--initial-cluster={}", self.cluster));
+        }
         flags.extend(self.flags.iter().cloned());
         self.process = Some(Process::spawn(&binary_under_test(), &flags, &[]));
         if wait {
             self.wait_ready();
         }
+    }
+
+    /// Starts the process, which is to refuse and end with code 1; what it said.
+    pub fn start_refused(&mut self) -> String {
+        self.start(false);
+        let mut process = self.process.take().expect("just started");
+        let status = process.wait(START_PATIENCE).expect("it ends by itself");
+        assert_eq!(status.code(), Some(1), "{}", process.log_tail());
+        process.log()
+    }
+
+    /// Names these as the members at its next start.
+    pub fn name_in(&mut self, list: &str) {
+        self.cluster = list.to_owned();
+    }
+
+    /// Loses all its data.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        std::fs::remove_dir_all(&self.data_dir).expect("it had data");
     }
 
     /// Waits until the member serves clients.
@@ -93,16 +115,10 @@ impl Node {
 impl Cluster {
     /// Starts `count` new members at once and waits until all serve.
     pub async fn start(count: usize, flags: &[&str]) -> Cluster {
-        let dir = TempDir::with_prefix("etcore-cluster-").expect("a temporary directory can be made");
-        let mut cluster = Cluster { nodes: Vec::new(), dir };
-        for _ in 0..count {
-            cluster.push("new", flags);
-        }
+        let mut cluster = Cluster::unborn(count, flags);
         let list = cluster.list();
-        for node in &mut cluster.nodes {
-            node.cluster.clone_from(&list);
-            node.start(false);
-        }
+        cluster.name_members(&list);
+        cluster.nodes.iter_mut().for_each(|node| node.start(false));
         cluster.nodes.iter().for_each(Node::wait_ready);
         cluster.leader().await;
         cluster
@@ -122,6 +138,19 @@ impl Cluster {
         });
     }
 
+    /// New members that have to find each other by these flags; they are not started.
+    pub fn unborn(count: usize, flags: &[&str]) -> Cluster {
+        let dir = TempDir::with_prefix("etcore-cluster-").expect("a temporary directory can be made");
+        let mut cluster = Cluster { nodes: Vec::new(), dir };
+        (0..count).for_each(|_| cluster.push("new", flags));
+        cluster
+    }
+
+    /// Says who is there from the start, as `--initial-cluster`.
+    pub fn name_members(&mut self, list: &str) {
+        self.nodes.iter_mut().for_each(|node| node.name_in(list));
+    }
+
     /// Makes room for a member that is to join; it is not started.
     pub fn prepare(&mut self, flags: &[&str]) -> usize {
         self.push("existing", flags);
@@ -138,7 +167,8 @@ impl Cluster {
         self.nodes[index].start(true);
     }
 
-    fn list(&self) -> String {
+    /// All members as `--initial-cluster` names them.
+    pub fn list(&self) -> String {
         let items = self
             .nodes
             .iter()
