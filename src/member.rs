@@ -22,6 +22,7 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod transfer;
 mod txn;
 mod view;
 
@@ -54,6 +55,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
