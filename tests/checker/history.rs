@@ -71,6 +71,11 @@ impl History {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Where a request wrote, if it did.
+    pub fn written_at(&self, writer: u64) -> Option<i64> {
+        self.written.get(&writer).copied()
+    }
+
     /// Notes that a request was refused in a way that promises it has no effect.
     pub fn refuse(&mut self, writer: u64) -> Check {
         ensure!(
