@@ -19,6 +19,8 @@ pub struct Node {
     cluster: String,
     state: &'static str,
     flags: Vec<String>,
+    /// Variables of its environment, from the next start on.
+    pub environment: Vec<(String, String)>,
     /// The process.
     pub process: Option<Process>,
 }
@@ -50,7 +52,7 @@ impl Node {
             "--wal-segment-bytes=4194304".into(),
         ];
         flags.extend(self.flags.iter().cloned());
-        self.process = Some(Process::spawn(&binary_under_test(), &flags, &[]));
+        self.process = Some(Process::spawn(&binary_under_test(), &flags, &self.environment));
         if wait {
             self.wait_ready();
         }
@@ -117,6 +119,7 @@ impl Cluster {
             cluster: String::new(),
             state,
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
+            environment: Vec::new(),
             process: None,
         });
     }
