@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use storage::{
+    failpoint,
     io::{Completion, Disk},
     mvcc::{Base, CommitBatch, CommitOps, Store},
     tree::{MetaUser, Progress, Tree, TreeError},
@@ -131,6 +132,7 @@ impl Committer {
 
     /// Moves tail pages down with every commit until the file is as short as it can be.
     pub fn start_shrinking(&mut self) {
+        failpoint!("defragBeforeCopy");
         self.shrinking = true;
         self.hurry = true;
     }
@@ -222,6 +224,7 @@ impl Committer {
             return Ok(());
         };
         self.hurry = false;
+        failpoint!("commitBeforePreCommitHook");
         let applied = batch.applied();
         let user = MetaUser {
             applied_index: applied.index,
@@ -229,7 +232,10 @@ impl Committer {
             conf_state: applied.conf_state.clone(),
             ..MetaUser::default()
         };
+        failpoint!("commitAfterPreCommitHook");
+        failpoint!("beforeStartDBTxn");
         self.tree.begin(user)?;
+        failpoint!("afterStartDBTxn");
         let ops = batch.ops();
         self.state = State::Filling {
             batch,
@@ -269,6 +275,7 @@ impl Committer {
     /// Ends a shrink that was asked for, once there is nothing left to cut.
     fn finish_shrinking(&mut self) {
         if self.shrinking && self.tree.shrinkable_pages() == 0 {
+            failpoint!("defragBeforeRename");
             self.shrinking = false;
         }
     }
@@ -279,6 +286,9 @@ impl Committer {
         let State::Filling { batch, since_ns, .. } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("sealing follows filling");
         };
+        #[cfg(feature = "failpoints")]
+        batch.reach_points_before();
+        failpoint!("beforeCommit");
         self.state = State::Writing {
             batch: Some(batch),
             since_ns,
@@ -314,6 +324,9 @@ impl Committer {
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
+        failpoint!("afterCommit");
+        #[cfg(feature = "failpoints")]
+        batch.iter().for_each(CommitBatch::reach_points_after);
         let applied = root.user().clone();
         let base: Arc<dyn Base> = root;
         match batch {

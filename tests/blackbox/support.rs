@@ -13,7 +13,7 @@ pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-pub use http::{http, post};
+pub use http::{http, http_with, post};
 pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};

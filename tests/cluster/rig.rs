@@ -44,6 +44,8 @@ pub struct Node {
     cluster: String,
     state: &'static str,
     flags: Vec<String>,
+    /// Variables of its environment, from the next start on.
+    pub environment: Vec<(String, String)>,
     /// The process.
     pub process: Option<Process>,
 }
@@ -79,7 +81,7 @@ impl Node {
         let mut command = self.place.launcher.clone();
         command.push(binary_under_test().to_str().expect("the path is text").to_owned());
         command.extend(flags);
-        self.process = Some(Process::spawn(Path::new(&command[0]), &command[1..], &[]));
+        self.process = Some(Process::spawn(Path::new(&command[0]), &command[1..], &self.environment));
         if wait {
             self.wait_ready();
         }
@@ -174,6 +176,7 @@ impl Cluster {
             cluster: String::new(),
             state,
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
+            environment: Vec::new(),
             process: None,
         });
     }

@@ -28,6 +28,11 @@ pub fn post(endpoint: &str, path: &str, body: &str) -> HttpAnswer {
     exchange(endpoint, "POST", path, body)
 }
 
+/// Sends one request with a body and reads the whole answer.
+pub fn http_with(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
+    exchange(endpoint, method, path, body)
+}
+
 fn exchange(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
     let length = body.len();
     let request = format!(
