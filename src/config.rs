@@ -53,6 +53,8 @@ pub struct Config {
     pub initial_cluster: InitialCluster,
     /// Whether the member joins a cluster that is there.
     pub joins_existing: bool,
+    /// Whether the member goes on as a cluster of one.
+    pub force_new_cluster: bool,
     /// The length of a raft tick and the interval of heartbeats. Bounds: at least 1.
     pub heartbeat_interval_ms: u64,
     /// The base election timeout. Bounds: at least five heartbeats, at most 50,000.

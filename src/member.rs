@@ -8,6 +8,7 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod alone;
 mod apply;
 mod auto_compaction;
 mod boot;

@@ -121,6 +121,7 @@ fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
             token: reader.text("initial-cluster-token"),
         },
         joins_existing: false,
+        force_new_cluster: reader.bool("force-new-cluster"),
         heartbeat_interval_ms: reader.uint("heartbeat-interval"),
         election_timeout_ms: reader.uint("election-timeout"),
         initial_election_tick_advance: reader.bool("initial-election-tick-advance"),

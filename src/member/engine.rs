@@ -68,7 +68,8 @@ pub struct Outputs {
 pub struct Engine {
     pub(super) member: Member,
     pub(super) wal: Wal,
-    /// The write of a new cluster's first entries, until it is durable: consensus believes that it is.
+    /// The write of a new cluster's first entries, or of those that make a member a cluster of one, until it is durable:
+    /// consensus believes that it is.
     pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
     /// Appends under way: the log's token, consensus's token, when it was submitted.

@@ -41,6 +41,14 @@ pub fn resolve(config: &Config, disk: &mut dyn Disk) -> Result<Birth, StartError
         path: config.data_dir.clone(),
         error: BootError::Wal(error),
     })?;
+    if let Some(identity) = known.filter(|_| config.force_new_cluster) {
+        // The others are gone, and are not to be found again.
+        return Ok(Birth {
+            identity,
+            members: Vec::new(),
+            joins: true,
+        });
+    }
     if config.joins_existing {
         return match (ask_cluster(config), known) {
             (Ok(birth), None) => Ok(birth),

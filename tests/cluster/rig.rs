@@ -43,7 +43,8 @@ pub struct Node {
     /// `--initial-cluster` and its state, as it was started.
     cluster: String,
     state: &'static str,
-    flags: Vec<String>,
+    /// Further flags.
+    pub flags: Vec<String>,
     /// Variables of its environment, from the next start on.
     pub environment: Vec<(String, String)>,
     /// The process.

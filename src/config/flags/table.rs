@@ -9,7 +9,6 @@ const NO_TLS: &str = "TLS is not there yet; use http URLs on a trusted network";
 const NO_AUTH: &str = "users and tokens are not there yet";
 const NO_DISCOVERY: &str = "discovery is not there yet; name the members with --initial-cluster";
 const NO_PEER_TIMEOUT: &str = "links between members have fixed time-outs";
-const NO_FORCE_NEW: &str = "a cluster that lost its majority cannot be made anew from one member yet; restore a backup";
 const NO_DOWNGRADE: &str = "downgrades are not there yet";
 const NO_CORRUPT_CHECK: &str = "members do not compare their data with each other yet; every page has a checksum";
 const NO_TRACING: &str = "distributed tracing is not there yet";
@@ -49,6 +48,7 @@ pub const FLAGS: &[Flag] = &[
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Token that tells this cluster from others at its birth."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "This member's client URLs, as told to clients."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse member changes that would lose the quorum."),
+    flag("force-new-cluster", Bool, "false", Clustering, Effective, "Go on as a cluster of one, removing all other members; after a lost majority, once."),
     flag("pre-vote", Bool, "true", Clustering, Effective, "Run a pre-vote round before an election."),
     flag("max-learners", Int, "1", Clustering, Effective, "Most learners the cluster may have."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Effective, "What auto-compaction-retention counts: periodic or revision."),
@@ -127,7 +127,6 @@ pub const FLAGS: &[Flag] = &[
     flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", NO_DISCOVERY), ""),
     flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
     flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
-    flag("force-new-cluster", Bool, "false", Hidden, Only("false", NO_FORCE_NEW), ""),
     flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_DOWNGRADE), ""),
     flag("corrupt-check-time", Duration, "0s", Hidden, Only("0s", NO_CORRUPT_CHECK), ""),
     flag("compact-hash-check-time", Duration, "1m0s", Hidden, Only("1m0s", NO_CORRUPT_CHECK), ""),
