@@ -1,6 +1,10 @@
 //! Several members on free ports of the loopback interface.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
@@ -80,6 +84,34 @@ impl Node {
     /// A new connection to it.
     pub fn client(&self) -> Client {
         Client::connect(&self.url())
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where the others reach it, without the scheme.
+    pub fn peer_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port)
+    }
+
+    /// Where clients reach it, without the scheme.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// Its id, as it tells it.
+    pub async fn id(&self) -> u64 {
+        self.client().status().await.header.expect("a header").member_id
+    }
+
+    /// Stops it in order and waits for its end.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal("TERM");
+        let ended = process.wait(START_PATIENCE);
+        assert!(ended.is_some_and(|status| status.success()), "{}", process.log_tail());
     }
 
     /// Kills it as a crash would.
