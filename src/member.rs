@@ -14,6 +14,7 @@ mod auto_compaction;
 mod boot;
 mod commit;
 mod compare;
+pub mod corruption;
 mod engine;
 mod error;
 mod event;

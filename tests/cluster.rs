@@ -11,6 +11,7 @@ mod blackbox {
 #[path = "cluster"]
 mod stories {
     mod changes;
+    mod corruption;
     mod forced;
     #[allow(dead_code)] // other stories need the rest
     pub mod rig;

@@ -122,6 +122,34 @@ impl Node {
         Client::connect(&self.url())
     }
 
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where the others reach it, without the scheme.
+    pub fn peer_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port)
+    }
+
+    /// Where clients reach it, without the scheme.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// Its id, as it tells it.
+    pub async fn id(&self) -> u64 {
+        self.client().status().await.header.expect("a header").member_id
+    }
+
+    /// Stops it in order and waits for its end.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal("TERM");
+        let ended = process.wait(START_PATIENCE);
+        assert!(ended.is_some_and(|status| status.success()), "{}", process.log_tail());
+    }
+
     /// Kills it as a crash would.
     pub fn kill_9(&mut self) {
         self.process.as_mut().expect("it runs").kill_9();
