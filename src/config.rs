@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cluster::{Bootstrap, Discovery, InitialCluster};
+pub use features::Features;
 pub use urls::Url;
 
 /// The etcd release whose behaviour the server keeps, as `--version` and `Status.version` report it.
@@ -106,6 +107,12 @@ pub struct Config {
     pub warning_apply_duration: Duration,
     /// Answering a unary request for longer than this logs a warning.
     pub warning_unary_request_duration: Duration,
+    /// The feature gates.
+    pub features: Features,
+    /// How often the leader compares the members' data; `None` is never.
+    pub corrupt_check_interval: Option<Duration>,
+    /// How often the leader compares hashes taken at compactions, where the gate is on. Bounds: above 0.
+    pub compact_hash_check_interval: Duration,
     /// What of itself the server measures.
     pub metrics: MetricsLevel,
     /// The least severe level that is logged.

@@ -14,6 +14,7 @@ mod auto_compaction;
 mod boot;
 mod commit;
 mod compare;
+pub mod corruption;
 mod engine;
 mod error;
 mod event;
@@ -23,6 +24,7 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod transfer;
 mod txn;
 mod view;
 
@@ -55,6 +57,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;

@@ -16,8 +16,10 @@ pub mod placement;
 pub mod probe;
 
 mod core_loop;
+mod corruption;
 mod identity;
 mod options;
+mod peer_http;
 mod peers;
 mod shard_loop;
 
@@ -74,6 +76,8 @@ enum StartError {
     DataDir { path: PathBuf, error: std::io::Error },
     #[error("{0}")]
     Cluster(String),
+    #[error("{member:x} {why}")]
+    Corrupt { member: u64, why: String },
     #[error(
         "the data directory {} is etcd's, whose files are not read here; choose another --data-dir and copy the keys over \
          (etcdctl make-mirror)",

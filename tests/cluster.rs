@@ -12,8 +12,10 @@ mod blackbox {
 mod stories {
     mod bootstrap;
     mod changes;
+    mod corruption;
     mod dns;
     mod forced;
+    #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;
     mod static_members;

@@ -29,9 +29,9 @@ const WAL_SEGMENT_ALIGN_BYTES: u64 = 4096;
 pub fn resolve(values: &Values) -> Result<Config, UsageError> {
     let mut warnings = values.warnings.clone();
     check_support(values, &mut warnings)?;
-    check_gates(values, &mut warnings)?;
+    let features = read_gates(values, &mut warnings)?;
     let reader = Reader { values };
-    let mut config = read_all(&reader)?;
+    let mut config = read_all(&reader, features)?;
     config.warnings = warnings;
     check_rules(&reader, &mut config)?;
     recommend(&mut config);
@@ -64,16 +64,13 @@ fn check_support(values: &Values, warnings: &mut Vec<String>) -> Result<(), Usag
     Ok(())
 }
 
-/// Refuses gates that cannot be honoured, and gates given by two names.
-fn check_gates(values: &Values, warnings: &mut Vec<String>) -> Result<(), UsageError> {
-    let (text, source) = values.given("feature-gates").unwrap_or(("", Source::Flag));
-    let by_gate = features::parse(text).expect("the syntax of gates was checked when it was read");
-    let mut asked: Vec<(String, Source, &features::Gate, bool)> = Vec::new();
-    for &(gate, enabled) in &by_gate {
-        asked.push((format!("feature-gates={}={enabled}", gate.name), source, gate, enabled));
-    }
+/// The gates that are on; refuses those given by two names.
+fn read_gates(values: &Values, warnings: &mut Vec<String>) -> Result<features::Features, UsageError> {
+    let text = values.given("feature-gates").map_or("", |(text, _)| text);
+    let mut asked = features::parse(text).expect("the syntax of gates was checked when it was read");
+    let by_gate = asked.clone();
     for flag in FLAGS {
-        let (Status::Gate(name), Some((text, source))) = (flag.status, values.given(flag.name)) else {
+        let (Status::Gate(name), Some((text, _))) = (flag.status, values.given(flag.name)) else {
             continue;
         };
         if by_gate.iter().any(|(gate, _)| gate.name == name) {
@@ -85,24 +82,13 @@ fn check_gates(values: &Values, warnings: &mut Vec<String>) -> Result<(), UsageE
         }
         warnings.push(deprecated(flag.name, &format!("--feature-gates={name}=true")));
         let gate = features::find(name).expect("a flag names a gate of the list");
-        asked.push((
-            flag.name.to_string(),
-            source,
-            gate,
-            go_value::parse_bool(text) == Some(true),
-        ));
+        asked.push((gate, go_value::parse_bool(text) == Some(true)));
     }
-    for (name, source, gate, enabled) in asked {
-        match gate.only_default_because {
-            Some(reason) if enabled != gate.default => return Err(unsupported(&name, source, reason)),
-            _ => {}
-        }
-    }
-    Ok(())
+    features::Features::new(&asked).or_else(rule)
 }
 
 /// The value of every field as given or by default, before the rules between fields.
-fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
+fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config, UsageError> {
     let name = reader.text("name");
     let (mode, retention) = (
         reader.text("auto-compaction-mode"),
@@ -155,6 +141,9 @@ fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
         ),
         warning_apply_duration: reader.duration("warning-apply-duration")?,
         warning_unary_request_duration: reader.duration("warning-unary-request-duration")?,
+        features,
+        corrupt_check_interval: non_zero(reader.duration("corrupt-check-time")?),
+        compact_hash_check_interval: reader.duration("compact-hash-check-time")?,
         metrics: metrics_level(&reader.text("metrics"))?,
         log_level: log_level(&reader.text("log-level"))?,
         log_format: log_format(&reader.text("log-format"))?,
@@ -178,6 +167,9 @@ fn check_rules(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageErro
     check_timing(config)?;
     if reader.values.is_set("listen-client-urls") && !reader.values.is_set("advertise-client-urls") {
         return rule("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+    }
+    if config.compact_hash_check_interval.is_zero() {
+        return rule("--compact-hash-check-time must be >0 (set to 0s)");
     }
     check_own_flags(config)?;
     check_cluster(reader, config)

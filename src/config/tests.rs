@@ -437,7 +437,7 @@ fn asking_for_what_the_server_does_anyway_is_accepted() {
     }
     config(&[
         "--self-signed-cert-validity=01",
-        "--corrupt-check-time=0ms",
+        "--downgrade-check-time=5000ms",
         "--unsafe-no-fsync=F",
     ]);
 }
@@ -626,23 +626,22 @@ fn retention_is_hours_a_duration_or_revisions() {
 }
 
 #[test]
-fn gates_without_meaning_here_are_accepted_and_the_others_only_as_they_are() {
+fn gates_are_obeyed_or_change_nothing() {
     let default = Config::defaults();
-    for gates in [
-        "InitialCorruptCheck=true,CompactHashCheck=true",
-        "LeaseCheckpoint=false",
-        "AllBeta=false",
-        "",
-    ] {
+    for gates in ["LeaseCheckpoint=false", "AllBeta=true", ""] {
         assert_eq!(config(&["--feature-gates", gates]), default, "{gates}");
     }
-    not_supported(
-        &["--feature-gates=LeaseCheckpoint=true"],
-        "--feature-gates=LeaseCheckpoint=true is not supported yet: lease checkpoints by gate are not there yet",
+    let checked = config(&["--feature-gates=InitialCorruptCheck=true"]).features;
+    assert!(checked.is_on(features::INITIAL_CORRUPT_CHECK) && !checked.is_on(features::COMPACT_HASH_CHECK));
+    let by_flag = config(&["--experimental-compact-hash-check-enabled"]).features;
+    assert!(by_flag.is_on(features::COMPACT_HASH_CHECK));
+    broken_rule(
+        &["--feature-gates=LeaseCheckpointPersist=true"],
+        "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
     );
-    not_supported(
-        &["--experimental-enable-lease-checkpoint"],
-        "--experimental-enable-lease-checkpoint is not supported yet: lease checkpoints by gate are not there yet",
+    broken_rule(
+        &["--compact-hash-check-time=0s"],
+        "--compact-hash-check-time must be >0 (set to 0s)",
     );
     broken_rule(
         &[

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
 use storage::{
+    failpoint,
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
     tree::MetaUser,
@@ -282,6 +283,7 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            failpoint!("raftAfterSave");
             self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
@@ -299,6 +301,10 @@ impl Engine {
             let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
             if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
                 self.unsettled_since_ns = Some(now_ns);
+                if marker.is_some() {
+                    failpoint!("raftBeforeSaveSnap");
+                }
+                failpoint!("raftBeforeSave");
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
@@ -307,12 +313,17 @@ impl Engine {
                     }
                 }
             }
+            match self.member.raft.is_leader() {
+                true => failpoint!("raftBeforeLeaderSend"),
+                false => failpoint!("raftBeforeFollowerSend"),
+            }
             out.messages.extend(ready.messages);
             self.to_apply.extend(ready.committed);
             for state in ready.read_states {
                 self.member.on_read_state(state);
             }
             applied = self.apply_some(applied)?;
+            failpoint!("raftBeforeAdvance");
         }
         self.member.finish_rounds();
         self.member.finish_forwards();
@@ -389,12 +400,14 @@ impl Engine {
             return;
         }
         self.dirty = false;
+        failpoint!("beforeWritebackBuf");
         let block = self.member.store.seal_block(self.member.applied.clone());
         let mut blocks = std::mem::take(&mut self.member.sealed);
         blocks.push(block);
         out.compactions.append(&mut self.member.compacted);
         let view = Arc::new(self.make_view());
         self.published = view.clone();
+        failpoint!("afterWritebackBuf");
         self.member.record();
         match &mut out.published {
             Some(published) => {

@@ -1,5 +1,5 @@
 //! Who this member is: what its log says; else, for a first start, what flags, DNS or a discovery service say, or the
-//! cluster it joins. Blocks; nothing is served yet.
+//! cluster it joins. Nothing is served yet, so look-ups may block.
 
 mod client;
 mod discovery;
@@ -43,6 +43,8 @@ pub struct Birth {
     pub members: Vec<MemberInfo>,
     /// It joins a cluster that is there.
     pub joins: bool,
+    /// It has a log of its own already.
+    pub restarts: bool,
 }
 
 impl Birth {
@@ -55,23 +57,24 @@ impl Birth {
 /// Finds out who this member is.
 ///
 /// Errors: the log cannot be read, or as [`first`].
-pub fn resolve(config: &Config, disk: &mut dyn Disk, stop: &AtomicBool) -> Result<Birth, StartError> {
+pub async fn resolve(config: &Config, disk: &mut dyn Disk, stop: &AtomicBool) -> Result<Birth, StartError> {
     let known = Wal::identity(disk, WAL_DIR).map_err(|error| StartError::Boot {
         path: config.data_dir.clone(),
         error: BootError::Wal(error),
     })?;
     match known {
-        None => first(config, stop),
-        Some(identity) => Ok(again(config, identity)),
+        None => first(config, stop).await,
+        Some(identity) => Ok(again(config, identity).await),
     }
 }
 
 /// A start with data: what the flags say of the cluster counts only until the log knows better.
-fn again(config: &Config, identity: Identity) -> Birth {
+async fn again(config: &Config, identity: Identity) -> Birth {
     let nobody = Birth {
         identity,
         members: Vec::new(),
         joins: config.joins_existing || config.force_new_cluster,
+        restarts: true,
     };
     if config.force_new_cluster {
         // The others are gone, and are not to be found again.
@@ -83,7 +86,7 @@ fn again(config: &Config, identity: Identity) -> Birth {
     }
     if config.joins_existing {
         // It knows itself, and if nobody answers the others will find it.
-        let running = peers::ask_any(&others(config, &config.initial_cluster), FIRST_ASK_MAX);
+        let running = peers::ask_any(&others(config, &config.initial_cluster), FIRST_ASK_MAX).await;
         let members = running.map_or(Vec::new(), |running| running.members);
         return Birth { members, ..nobody };
     }
@@ -97,7 +100,7 @@ fn again(config: &Config, identity: Identity) -> Birth {
 ///
 /// Errors: etcd's texts for flags that contradict each other, for a discovery that finds nothing, and for a cluster that
 /// cannot be joined.
-pub fn first(config: &Config, stop: &AtomicBool) -> Result<Birth, StartError> {
+pub async fn first(config: &Config, stop: &AtomicBool) -> Result<Birth, StartError> {
     let mut cluster = config.initial_cluster.clone();
     if let Bootstrap::Srv { domain, suffix } = &config.bootstrap {
         let members = srv::members(config, domain, suffix);
@@ -106,13 +109,13 @@ pub fn first(config: &Config, stop: &AtomicBool) -> Result<Birth, StartError> {
     let resolver = Hosts::new(stop);
     let resolve = |url: &Url| resolver.resolve(url);
     if config.joins_existing {
-        return join(config, &cluster, &resolve);
+        return join(config, &cluster, &resolve).await;
     }
     cluster
         .check_founder(&config.name, &config.initial_advertise_peer_urls, &resolve)
         .map_err(StartError::Cluster)?;
     let member_id = identity::member_id(&cluster.members[&config.name], &cluster.token);
-    refuse_second_birth(config, &cluster, member_id)?;
+    refuse_second_birth(config, &cluster, member_id).await?;
     if let Bootstrap::Discovery(service) = &config.bootstrap {
         let found = discovery::join(service, member_id, &cluster.to_string(), stop);
         cluster.members = found.map_err(|error| wrong(format!("failed to join discovery cluster ({error})")))?;
@@ -127,14 +130,15 @@ pub fn first(config: &Config, stop: &AtomicBool) -> Result<Birth, StartError> {
         },
         members: founders(&cluster),
         joins: false,
+        restarts: false,
     })
 }
 
 /// A member whose data is gone must not vote again under its id: what it acknowledged is lost with them.
 ///
 /// Source: etcd's `isMemberBootstrapped`.
-fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_id: u64) -> Result<(), StartError> {
-    let Ok(running) = peers::ask_any(&others(config, cluster), FIRST_ASK_MAX) else {
+async fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_id: u64) -> Result<(), StartError> {
+    let Ok(running) = peers::ask_any(&others(config, cluster), FIRST_ASK_MAX).await else {
         return Ok(());
     };
     let there = running.members.iter().find(|member| member.id == member_id);
@@ -152,13 +156,14 @@ fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_id: u64
 /// Finds this member among those of a running cluster.
 ///
 /// Source: etcd's `bootstrapExistingClusterNoWAL` and `ValidateClusterAndAssignIDs`.
-fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resolve<'_>) -> Result<Birth, StartError> {
+async fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resolve<'_>) -> Result<Birth, StartError> {
     cluster.check_joiner(&config.name).map_err(StartError::Cluster)?;
     if matches!(config.bootstrap, Bootstrap::Discovery(_)) {
         let text = "discovery URL should not be set when joining existing initial cluster";
         return Err(wrong(text.into()));
     }
-    let running = peers::ask_any(&others(config, cluster), JOIN_ASK_MAX).map_err(|error| {
+    let running = peers::ask_any(&others(config, cluster), JOIN_ASK_MAX).await;
+    let running = running.map_err(|error| {
         wrong(format!(
             "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs ({error})"
         ))
@@ -184,6 +189,7 @@ fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resolve<'_>
         },
         members: running.members,
         joins: true,
+        restarts: false,
     })
 }
 

@@ -13,7 +13,7 @@ use std::{
 use net::io::{Intake, Shard};
 
 use super::{
-    METRICS_TAG, PEER_TAG, ShardSeed, Shared, die_of_damage,
+    METRICS_TAG, PEER_TAG, ShardSeed, Shared, corruption, die_of_damage,
     mailbox::Receiver,
     now_ns, options,
     pause::{Turn, breathe},
@@ -49,7 +49,7 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         limits: options::api(&shared.config),
         slot,
         pins,
-        hashes,
+        hashes: hashes.clone(),
         metrics: shared.shard_metrics[index].clone(),
         all_metrics: shared.shard_metrics.clone(),
         core_metrics: shared.core_metrics.clone(),
@@ -65,6 +65,9 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         clock: now_ns,
     };
     let app = Rc::new(RefCell::new(Api::new(setup)));
+    if index == 0 {
+        corruption::start_checks(&app, &shared, hashes);
+    }
     let shard = Shard::new(app.clone(), options::shard(&shared.config));
     let intake = shard.intake();
     glommio::spawn_local(take_answers(app.clone(), shard.clone(), from_core)).detach();

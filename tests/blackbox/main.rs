@@ -12,6 +12,7 @@ mod auth;
 mod bench;
 mod cluster;
 mod compaction;
+mod compression;
 mod crash;
 mod differential;
 mod disk_full;

@@ -1,6 +1,10 @@
 //! How members that have no data find their cluster, and when they refuse to.
 
-use crate::{dns, rig::Cluster, support::*};
+use super::dns;
+use crate::{
+    rig::Cluster,
+    support::{pb::etcdserverpb::*, *},
+};
 
 async fn members(client: &Client) -> Vec<Member> {
     let request = MemberListRequest { linearizable: true };

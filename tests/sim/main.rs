@@ -23,6 +23,11 @@ use std::{
 use cluster::{Cluster, Counts};
 use weather::{SEC, Weather};
 
+#[path = "../checker"]
+mod checker {
+    pub mod history;
+    pub mod watcher;
+}
 mod cluster;
 mod history;
 mod host;

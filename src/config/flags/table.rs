@@ -10,7 +10,6 @@ const NO_AUTH: &str = "users and tokens are not there yet";
 const NO_DISCOVERY_V2: &str = "V2 discovery is deprecated; use --discovery-token and --discovery-endpoints";
 const NO_PEER_TIMEOUT: &str = "links between members have fixed time-outs";
 const NO_DOWNGRADE: &str = "downgrades are not there yet";
-const NO_CORRUPT_CHECK: &str = "members do not compare their data with each other yet; every page has a checksum";
 const NO_TRACING: &str = "distributed tracing is not there yet";
 const REMOVED: &str = "etcd 3.6 removed it, with the v2 API";
 
@@ -41,6 +40,8 @@ pub const FLAGS: &[Flag] = &[
     flag("watch-progress-notify-interval", Duration, "0s", Member, Effective, "Time between two progress notices to an idle watcher; 0 is 10m, at least 100ms."),
     flag("compaction-batch-limit", Int, "0", Member, Effective, "Revisions per slice of a compaction; 0 is 1000."),
     flag("compaction-sleep-interval", Duration, "0s", Member, Effective, "Pause between two slices of a compaction; 0 is 10ms."),
+    flag("corrupt-check-time", Duration, "0s", Member, Effective, "Time between two comparisons of the members' data by the leader; 0 is never."),
+    flag("compact-hash-check-time", Duration, "1m0s", Member, Effective, "Time between two comparisons of the hashes taken at compactions, with CompactHashCheck."),
     flag("feature-gates", Gates, "", Member, Effective, "Name=bool list of feature gates; see the list below."),
     flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Effective, "This member's peer URLs, as told to the cluster."),
     flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,... ."),
@@ -129,8 +130,6 @@ pub const FLAGS: &[Flag] = &[
     flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
     flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
     flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_DOWNGRADE), ""),
-    flag("corrupt-check-time", Duration, "0s", Hidden, Only("0s", NO_CORRUPT_CHECK), ""),
-    flag("compact-hash-check-time", Duration, "1m0s", Hidden, Only("1m0s", NO_CORRUPT_CHECK), ""),
     flag("experimental-compact-hash-check-enabled", Bool, "false", Hidden, Gate("CompactHashCheck"), ""),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Hidden, Gate("LeaseCheckpoint"), ""),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Hidden, Gate("LeaseCheckpointPersist"), ""),

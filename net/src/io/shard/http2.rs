@@ -79,8 +79,12 @@ fn poll<A: Application>(inner: &Inner<A>, conn: &Rc<Conn>, cx: &mut Context<'_>)
     if http2.resume_writing(cx) {
         inner.go_on_later(conn);
     }
+    http2.wire.begin_turn();
     http2.dispatch(inner, conn);
     let outcome = http2.read(inner, conn, cx);
+    if http2.wire.wants_turn() {
+        inner.go_on_later(conn);
+    }
     let dirty = http2.has_work();
     drop(guard);
     if dirty {
