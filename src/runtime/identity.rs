@@ -43,6 +43,7 @@ pub async fn resolve(config: &Config, disk: &mut dyn Disk) -> Result<Birth, Star
             identity,
             members: Vec::new(),
             joins: true,
+            restarts: true,
         });
     }
     if config.joins_existing {

@@ -142,14 +142,6 @@ impl Node {
         self.client().status().await.header.expect("a header").member_id
     }
 
-    /// Stops it in order and waits for its end.
-    pub fn stop(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.signal("TERM");
-        let ended = process.wait(START_PATIENCE);
-        assert!(ended.is_some_and(|status| status.success()), "{}", process.log_tail());
-    }
-
     /// Kills it as a crash would.
     pub fn kill_9(&mut self) {
         self.process.as_mut().expect("it runs").kill_9();
