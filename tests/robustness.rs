@@ -20,12 +20,14 @@ mod cluster {
     pub mod rig;
 }
 
+#[allow(dead_code)] // the simulator needs the rest
 #[path = "checker"]
 mod checker {
     pub mod history;
     pub mod watcher;
 }
 
+#[allow(dead_code)] // what is recorded is printed when a verdict fails
 #[path = "robustness"]
 mod robustness {
     mod clients;

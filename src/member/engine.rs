@@ -313,10 +313,7 @@ impl Engine {
                     }
                 }
             }
-            match self.member.raft.is_leader() {
-                true => failpoint!("raftBeforeLeaderSend"),
-                false => failpoint!("raftBeforeFollowerSend"),
-            }
+            failpoint!(if self.member.raft.is_leader() => "raftBeforeLeaderSend" else "raftBeforeFollowerSend");
             out.messages.extend(ready.messages);
             self.to_apply.extend(ready.committed);
             for state in ready.read_states {

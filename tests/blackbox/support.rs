@@ -13,7 +13,6 @@ pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-#[allow(unused_imports)] // the stories of clusters need all of it
 pub use http::{HttpAnswer, get_with_body, http, http_with, post};
 pub use process::Process;
 pub use requests::*;

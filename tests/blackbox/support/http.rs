@@ -24,7 +24,6 @@ pub fn http(endpoint: &str, method: &str, path: &str) -> HttpAnswer {
 }
 
 /// GETs with a body and further header lines, each ended by CR LF, and reads the whole answer.
-#[allow(dead_code)] // for the stories of clusters
 pub fn get_with_body(endpoint: &str, path: &str, headers: &str, body: &str) -> HttpAnswer {
     exchange(endpoint, "GET", path, headers, body)
 }
