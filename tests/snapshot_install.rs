@@ -36,6 +36,7 @@ fn options(member_id: u64) -> MemberOptions {
         pre_vote: true,
         seed: member_id,
         request_timeout_ns: 5000 * MS,
+        lease_checkpoint_interval_ns: 300_000 * MS,
         buffered_bytes_max: 4 << 20,
         catch_up_entries: 10,
         commit: CommitPolicy {

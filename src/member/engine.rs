@@ -309,6 +309,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
         }
         self.member.finish_rounds();
+        self.member.pump_renewals();
         self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
