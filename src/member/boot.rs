@@ -74,6 +74,8 @@ pub struct MemberOptions {
     pub seed: u64,
     /// A proposal or read that is not done by then fails. Units: nanoseconds.
     pub request_timeout_ns: u64,
+    /// How often what is left of long leases is noted in the log. Units: nanoseconds.
+    pub lease_checkpoint_interval_ns: u64,
     /// Above this much that is not in the tree or the log yet, proposals are refused. Units: bytes.
     pub buffered_bytes_max: usize,
     /// Log entries kept behind the tree for followers that lag.
@@ -551,6 +553,7 @@ impl Rows {
             applied,
             now_ns,
             next_checkpoint_ns: u64::MAX,
+            checkpoint_from: None,
             proposals: AHashMap::new(),
             next_time_out_ns: 0,
             reads: Vec::new(),
@@ -564,6 +567,9 @@ impl Rows {
             batch_waits: false,
             replies: Vec::new(),
             forwards: Default::default(),
+            renewals: Default::default(),
+            transfers: Default::default(),
+            elected_ns: 0,
             changes: Default::default(),
             removed: false,
             next_announce_ns: 0,

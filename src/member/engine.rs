@@ -323,6 +323,7 @@ impl Engine {
             failpoint!("raftBeforeAdvance");
         }
         self.member.finish_rounds();
+        self.member.pump_renewals();
         self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
