@@ -20,6 +20,7 @@ mod cluster {
     pub mod rig;
 }
 
+#[allow(dead_code)]
 #[path = "checker"]
 mod checker {
     pub mod history;
@@ -29,10 +30,14 @@ mod checker {
 #[path = "robustness"]
 mod robustness {
     mod clients;
+    mod disk;
+    mod network;
     mod processes;
+    mod proxy;
     mod record;
     mod story;
     mod verdict;
+    mod verdict_stories;
     mod watchers;
 }
 

@@ -23,6 +23,7 @@ use std::{
 use cluster::{Cluster, Counts};
 use weather::{SEC, Weather};
 
+#[allow(dead_code)] // other rigs need the rest
 #[path = "../checker"]
 mod checker {
     pub mod history;
