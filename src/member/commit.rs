@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
 use storage::{
     io::{Completion, Disk},
     mvcc::{Base, CommitBatch, CommitOps, Store},
@@ -218,11 +219,17 @@ impl Committer {
         };
         self.hurry = false;
         let applied = batch.applied();
+        let ahead = mutant::on("applied_index_ahead_of_the_tree");
         let user = MetaUser {
-            applied_index: applied.index,
+            applied_index: if ahead { persisted } else { applied.index },
             applied_term: applied.term,
             conf_state: applied.conf_state.clone(),
             ..MetaUser::default()
+        };
+        let user = if mutant::on("applied_index_behind_the_tree") {
+            self.tree.root().user().clone()
+        } else {
+            user
         };
         self.tree.begin(user)?;
         let ops = batch.ops();

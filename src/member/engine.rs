@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
@@ -276,6 +276,9 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            if mutant::on("snapshot_acknowledged_before_install") {
+                self.member.raft.on_persisted(token);
+            }
             self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }

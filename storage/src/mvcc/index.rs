@@ -4,6 +4,8 @@
 //! revision is its last change at or below it, and that is "missing" when it is a tombstone. What a put has to know of
 //! the newest generation (creation, version, lease) stands beside the newest revision.
 
+use raft::mutant;
+
 use super::{
     chain::{Chain, Rev},
     key::Key,
@@ -123,13 +125,14 @@ impl Entry {
     /// Kept is the last change at or below `main`, unless it is a tombstone below `main`; a tombstone exactly there
     /// stays. Source: etcd keyIndex.compact since 3.5.16.
     fn cut(&self, main: i64) -> (i64, bool) {
-        let dead = |rev: &Rev| rev.is_tombstone() && rev.main < main;
+        let main = main + i64::from(mutant::on("tombstone_at_the_compaction_dropped"));
+        let dead = |rev: &Rev| rev.is_tombstone() && rev.main < main && !mutant::on("tombstones_never_compacted");
         if self.head.main <= main {
             return (self.head.main, !dead(&self.head));
         }
         match self.older.last_at(main) {
             Some(rev) if dead(&rev) => (rev.main + 1, true),
-            Some(rev) => (rev.main, true),
+            Some(rev) => (rev.main + i64::from(mutant::on("compaction_drops_the_kept")), true),
             None => (0, true),
         }
     }
