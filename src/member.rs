@@ -40,7 +40,7 @@ use bytes::Bytes;
 use net::pb::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader};
 use net::peer::CallMethod;
 use prost::Message as _;
-use raft::RawNode;
+use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
 pub use apply::{CORRUPT, Fault, NOSPACE};
@@ -283,7 +283,8 @@ impl Member {
     /// Answers the rounds that are won and whose index is applied.
     fn finish_rounds(&mut self) {
         while let Some(round) = self.rounds.front() {
-            if round.index.is_none_or(|index| index > self.applied.index) {
+            let applied = |index| index <= self.applied.index || mutant::on("read_before_applied");
+            if !round.index.is_some_and(applied) {
                 break;
             }
             let round = self.rounds.pop_front().expect("just seen");

@@ -13,7 +13,9 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use net::pb::{etcdserverpb::AlarmMember, leasepb};
 use prost::Message;
-use raft::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start};
+use raft::{
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start, mutant,
+};
 use storage::{
     buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
@@ -561,7 +563,11 @@ impl Rows {
             ask_rounds_again: false,
 
             // An answer to a question from before a restart must not pass for one to a later question.
-            next_context: (options_seed << 20) | 1,
+            next_context: if mutant::on("read_contexts_repeat") {
+                1
+            } else {
+                (options_seed << 20) | 1
+            },
             batch: Vec::new(),
             batch_ids: Vec::new(),
             batch_waits: false,
