@@ -12,6 +12,7 @@ mod blackbox {
 mod stories {
     mod changes;
     mod corruption;
+    mod leaderless;
     pub mod rig;
     mod snapshots;
     mod static_members;

@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Process, binary_under_test, eventually, free_port, pause_ms};
+use crate::support::{Client, Process, binary_under_test, eventually, free_port, is_reference, pause_ms};
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -50,9 +50,10 @@ impl Node {
             format!("--initial-cluster-state={}", self.state),
             "--heartbeat-interval=50".into(),
             "--election-timeout=500".into(),
-            "--cores=1".into(),
-            "--wal-segment-bytes=4194304".into(),
         ];
+        if !is_reference() {
+            flags.extend(["--cores=1".into(), "--wal-segment-bytes=4194304".into()]);
+        }
         flags.extend(self.flags.iter().cloned());
         self.process = Some(Process::spawn(&binary_under_test(), &flags, &[]));
         if wait {
