@@ -8,6 +8,7 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod alone;
 mod apply;
 mod auto_compaction;
 mod boot;
@@ -25,6 +26,7 @@ mod membership;
 mod reconfigure;
 mod renewals;
 mod time_outs;
+mod transfer;
 mod txn;
 mod view;
 
@@ -38,7 +40,7 @@ use bytes::Bytes;
 use net::pb::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader};
 use net::peer::CallMethod;
 use prost::Message as _;
-use raft::RawNode;
+use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
 pub use apply::{CORRUPT, Fault, NOSPACE};
@@ -54,6 +56,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -280,7 +283,8 @@ impl Member {
     /// Answers the rounds that are won and whose index is applied.
     fn finish_rounds(&mut self) {
         while let Some(round) = self.rounds.front() {
-            if round.index.is_none_or(|index| index > self.applied.index) {
+            let applied = |index| index <= self.applied.index || mutant::on("read_before_applied");
+            if !round.index.is_some_and(applied) {
                 break;
             }
             let round = self.rounds.pop_front().expect("just seen");

@@ -346,6 +346,11 @@ impl Api {
         self.conns.values().any(|calls| !calls.is_empty())
     }
 
+    /// Whether a request waits for the core's answer.
+    pub fn awaits_core(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     fn on_request(&mut self, key: CallKey, head: &RequestHead, wire: &mut ServerConn) {
         let Some(method) = self.router.find(head.path()) else {
             let status = Status::unimplemented(head.path(), Router::knows_service);

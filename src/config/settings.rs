@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::args::{Source, Values};
 use super::flags::{self, FLAGS, Flag, Kind, Status};
-use super::{AutoCompaction, Config, LogFormat, LogLevel, LogOutput, MetricsLevel, Url, UsageError};
+use super::{
+    AutoCompaction, Bootstrap, Config, Discovery, LogFormat, LogLevel, LogOutput, MetricsLevel, Url, UsageError,
+};
 use super::{cluster, features, go_value};
 
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
@@ -106,7 +108,10 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
             members: Default::default(),
             token: reader.text("initial-cluster-token"),
         },
+        bootstrap: Bootstrap::Static,
+        resolv_conf: reader.text("resolv-conf").into(),
         joins_existing: false,
+        force_new_cluster: reader.bool("force-new-cluster"),
         heartbeat_interval_ms: reader.uint("heartbeat-interval"),
         election_timeout_ms: reader.uint("election-timeout"),
         initial_election_tick_advance: reader.bool("initial-election-tick-advance"),
@@ -145,7 +150,7 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         log_output: log_output(reader)?,
         cores: non_zero(reader.uint("cores")).map(|cores| cores as u32),
         wal_segment_bytes: non_zero(reader.uint("wal-segment-bytes")),
-        spin: Duration::from_micros(reader.uint("spin")),
+        spin: reader.microseconds("spin"),
         warnings: Vec::new(),
         name,
     })
@@ -158,6 +163,7 @@ fn check_rules(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageErro
     }
     check_listeners(config)?;
     check_advertised(config)?;
+    config.bootstrap = bootstrap(reader)?;
     check_timing(config)?;
     if reader.values.is_set("listen-client-urls") && !reader.values.is_set("advertise-client-urls") {
         return rule("--advertise-client-urls is required when --listen-client-urls is set explicitly");
@@ -267,22 +273,86 @@ fn check_own_flags(config: &Config) -> Result<(), UsageError> {
     }
 }
 
+/// How the other members are found. Source: etcd's `Validate`, its part on conflicting flags.
+fn bootstrap(reader: &Reader<'_>) -> Result<Bootstrap, UsageError> {
+    let (domain, token) = (reader.text("discovery-srv"), reader.text("discovery-token"));
+    let endpoints = reader.text("discovery-endpoints");
+    let named = reader.values.is_set("initial-cluster") && !reader.text("initial-cluster").is_empty();
+    let ways = [named, !domain.is_empty(), !endpoints.is_empty()];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        return rule(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        );
+    }
+    if token.is_empty() != endpoints.is_empty() {
+        return rule("both --discovery-token and --discovery-endpoints must be set");
+    }
+    let endpoints: Vec<String> = endpoints.split(',').map(|one| one.trim().to_string()).collect();
+    if !token.is_empty() {
+        if endpoints.iter().any(String::is_empty) {
+            return rule("--discovery-endpoints must not contain empty endpoints");
+        }
+        if let Some(other) = endpoints
+            .iter()
+            .find(|one| one.contains("://") && !one.starts_with("http://"))
+        {
+            return rule(format!(
+                "--discovery-endpoints must be plain http, since TLS is not there yet (set to {other})"
+            ));
+        }
+        return Ok(Bootstrap::Discovery(Discovery {
+            token,
+            endpoints,
+            dial_timeout: reader.duration("discovery-dial-timeout")?,
+            request_timeout: reader.duration("discovery-request-timeout")?,
+            keepalive_time: reader.duration("discovery-keepalive-time")?,
+            keepalive_timeout: reader.duration("discovery-keepalive-timeout")?,
+        }));
+    }
+    if domain.is_empty() {
+        return Ok(Bootstrap::Static);
+    }
+    let suffix = non_empty(reader.text("discovery-srv-name")).map_or_else(String::new, |name| format!("-{name}"));
+    Ok(Bootstrap::Srv { domain, suffix })
+}
+
+/// Flags that say more about a way to find the others, and the flag that chooses it.
+const DISCOVERY_DETAILS: [(&str, &str); 5] = [
+    ("discovery-srv-name", "discovery-srv"),
+    ("discovery-dial-timeout", "discovery-endpoints"),
+    ("discovery-request-timeout", "discovery-endpoints"),
+    ("discovery-keepalive-time", "discovery-endpoints"),
+    ("discovery-keepalive-timeout", "discovery-endpoints"),
+];
+
 fn check_cluster(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageError> {
-    let named = config.name != "default" && !reader.values.is_set("initial-cluster");
-    let text = match named {
-        true => cluster::from_name(
-            non_empty(config.name.clone()).as_deref().unwrap_or("default"),
-            &config.initial_advertise_peer_urls,
-        ),
-        false => reader.text("initial-cluster"),
+    for (detail, way) in DISCOVERY_DETAILS {
+        if reader.values.is_set(detail) && reader.text(way).is_empty() {
+            config
+                .warnings
+                .push(format!("--{detail} has no effect without --{way}"));
+        }
+    }
+    config.joins_existing = reader.text("initial-cluster-state") == "existing";
+    let text = match &config.bootstrap {
+        Bootstrap::Srv { .. } => return Ok(()),
+        Bootstrap::Discovery(discovery) => {
+            let own = (config.name.clone(), config.initial_advertise_peer_urls.clone());
+            config.initial_cluster.members = [own].into();
+            config.initial_cluster.token.clone_from(&discovery.token);
+            return Ok(());
+        }
+        Bootstrap::Static if config.name != "default" && !reader.values.is_set("initial-cluster") => {
+            cluster::from_name(
+                non_empty(config.name.clone()).as_deref().unwrap_or("default"),
+                &config.initial_advertise_peer_urls,
+            )
+        }
+        Bootstrap::Static => reader.text("initial-cluster"),
     };
     config.initial_cluster.members =
         cluster::parse(&text).or_else(|error| rule(format!("error setting up initial cluster: {error}")))?;
-    config
-        .initial_cluster
-        .check_member(&config.name, &config.initial_advertise_peer_urls)
-        .or_else(rule)?;
-    config.joins_existing = reader.text("initial-cluster-state") == "existing";
     Ok(())
 }
 
@@ -339,6 +409,10 @@ impl Reader<'_> {
 
     fn uint(&self, name: &str) -> u64 {
         go_value::parse_uint(&self.text(name), u64::MAX).expect("the syntax of numbers was checked when it was read")
+    }
+
+    fn microseconds(&self, name: &str) -> Duration {
+        go_value::parse_microseconds(&self.text(name)).expect("the syntax of durations was checked when it was read")
     }
 
     fn int(&self, name: &str) -> i64 {
@@ -448,6 +522,7 @@ fn same_value(kind: Kind, a: &str, b: &str) -> bool {
         Kind::Bool => go_value::parse_bool(a) == go_value::parse_bool(b),
         Kind::Uint | Kind::Uint32 => go_value::parse_uint(a, u64::MAX) == go_value::parse_uint(b, u64::MAX),
         Kind::Int => go_value::parse_int(a) == go_value::parse_int(b),
+        Kind::Microseconds => go_value::parse_microseconds(a) == go_value::parse_microseconds(b),
         Kind::Duration => go_value::parse_duration_ns(a) == go_value::parse_duration_ns(b),
         _ => a == b,
     }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use raft::mutant;
 
 /// Longest TTL a client may ask for.
 ///
@@ -162,6 +163,7 @@ impl Lessor {
         let ids: Vec<i64> = self.leases.keys().copied().collect();
         for id in ids {
             let left = self.leases[&id].seconds_left();
+            let left = if mutant::on("new_leader_ends_leases") { 0 } else { left };
             self.arm(id, seconds_ns(left).saturating_add(extend_ns), now_ns);
         }
     }
@@ -196,7 +198,9 @@ impl Lessor {
             return Renewal::Checkpointed;
         }
         let ttl = lease.ttl;
-        self.arm(id, seconds_ns(ttl), now_ns);
+        if !mutant::on("renewal_forgotten") {
+            self.arm(id, seconds_ns(ttl), now_ns);
+        }
         Renewal::Renewed(ttl)
     }
 
@@ -312,7 +316,7 @@ impl Lessor {
 
 impl Lease {
     fn seconds_left(&self) -> i64 {
-        if self.remaining_ttl > 0 {
+        if self.remaining_ttl > 0 && !mutant::on("checkpoint_lost_with_the_leader") {
             self.remaining_ttl
         } else {
             self.ttl

@@ -50,21 +50,20 @@ async fn requests_that_demand_a_leader_are_refused_at_once_and_their_streams_cut
 
     let (asks, receiver) = mpsc::channel(4);
     asks.send(create_request(create("k"))).await.unwrap();
-    let watch = client.watch.clone().watch(demanding(ReceiverStream::new(receiver)));
-    let mut watch = watch.await.unwrap().into_inner();
+    let mut watcher = client.watch.clone();
+    let watch = watcher.watch(demanding(ReceiverStream::new(receiver))).await;
+    let mut watch = watch.unwrap().into_inner();
     assert!(watch.message().await.unwrap().unwrap().created);
     let (renewals, receiver) = mpsc::channel(4);
     renewals.send(LeaseKeepAliveRequest { id: lease }).await.unwrap();
-    let keep_alive = client
-        .lease
-        .clone()
-        .lease_keep_alive(demanding(ReceiverStream::new(receiver)));
-    let mut keep_alive = keep_alive.await.unwrap().into_inner();
+    let mut leases = client.lease.clone();
+    let keep_alive = leases.lease_keep_alive(demanding(ReceiverStream::new(receiver))).await;
+    let mut keep_alive = keep_alive.unwrap().into_inner();
     assert_eq!(keep_alive.message().await.unwrap().unwrap().ttl, 60);
     let (patient_asks, receiver) = mpsc::channel(4);
     patient_asks.send(create_request(create("k"))).await.unwrap();
-    let patient = client.watch.clone().watch(ReceiverStream::new(receiver));
-    let mut patient = patient.await.unwrap().into_inner();
+    let patient = watcher.watch(ReceiverStream::new(receiver)).await;
+    let mut patient = patient.unwrap().into_inner();
     assert!(patient.message().await.unwrap().unwrap().created);
 
     lose_majority(&mut cluster).await;

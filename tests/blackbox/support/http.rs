@@ -24,7 +24,6 @@ pub fn http(endpoint: &str, method: &str, path: &str) -> HttpAnswer {
 }
 
 /// GETs with a body and further header lines, each ended by CR LF, and reads the whole answer.
-#[allow(dead_code)] // for the stories of clusters
 pub fn get_with_body(endpoint: &str, path: &str, headers: &str, body: &str) -> HttpAnswer {
     exchange(endpoint, "GET", path, headers, body)
 }
@@ -32,6 +31,11 @@ pub fn get_with_body(endpoint: &str, path: &str, headers: &str, body: &str) -> H
 /// Posts a body to the JSON gateway and reads the whole answer.
 pub fn post(endpoint: &str, path: &str, body: &str) -> HttpAnswer {
     exchange(endpoint, "POST", path, "", body)
+}
+
+/// Sends one request with a body and reads the whole answer.
+pub fn http_with(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
+    exchange(endpoint, method, path, "", body)
 }
 
 fn exchange(endpoint: &str, method: &str, path: &str, headers: &str, body: &str) -> HttpAnswer {
