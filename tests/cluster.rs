@@ -15,6 +15,7 @@ mod stories {
     mod corruption;
     mod dns;
     mod forced;
+    mod leaderless;
     #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;

@@ -2,6 +2,8 @@
 //!
 //! Source: etcd `parseProposeCtxErr`, `linearizableReadLoop`, `MoveLeader`.
 
+use std::collections::BTreeSet;
+
 use super::{Member, Outcome, READ_RETRY_NS, ReadRound, Refusal, RequestId, ShardIndex};
 
 /// Transfers of leadership that are waited for at once. More are refused.
@@ -90,10 +92,18 @@ impl Member {
             let late = self.proposals.iter().filter(|(_, (_, deadline))| *deadline <= now);
             let mut late: Vec<(RequestId, ShardIndex)> = late.map(|(id, (shard, _))| (*id, *shard)).collect();
             late.sort_unstable();
+            // Only without a leader does the batch hold what is late.
+            let unproposed: BTreeSet<RequestId> = match late.is_empty() {
+                false => self.batch_ids.iter().copied().collect(),
+                true => BTreeSet::new(),
+            };
             for (id, shard) in late {
                 let (_, deadline_ns) = self.proposals.remove(&id).expect("just seen");
                 self.metrics.failed.add(1);
-                let why = self.why_late(deadline_ns - timeout);
+                let why = match unproposed.contains(&id) {
+                    true => Refusal::NeverProposed,
+                    false => self.why_late(deadline_ns - timeout),
+                };
                 self.answer(shard, id, Err(why));
             }
         }

@@ -565,6 +565,7 @@ impl Cluster {
                 matches!(ask, Ask::MoveLeader(_))
             }
             (Refusal::NoLeader, ask) => matches!(ask, Ask::Renew(_)),
+            (Refusal::NeverProposed, ask) => !matches!(ask, Ask::Read { .. } | Ask::Renew(_)),
             (Refusal::TimeoutLeaderFailed | Refusal::TimeoutConnectionLost, _) => self.weather.members > 1,
             (Refusal::NoSpace, _) => self.weather.disk_full > 0,
             (Refusal::Timeout | Refusal::ProposalDropped | Refusal::TooManyRequests, _) => true,
