@@ -8,11 +8,13 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod alone;
 mod apply;
 mod auto_compaction;
 mod boot;
 mod commit;
 mod compare;
+pub mod corruption;
 mod engine;
 mod error;
 mod event;
@@ -22,6 +24,7 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod transfer;
 mod txn;
 mod view;
 
@@ -54,6 +57,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;

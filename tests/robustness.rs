@@ -20,7 +20,7 @@ mod cluster {
     pub mod rig;
 }
 
-#[allow(dead_code)]
+#[allow(dead_code)] // the simulator needs the rest
 #[path = "checker"]
 mod checker {
     pub mod history;

@@ -392,6 +392,7 @@ pub(super) struct HubSink<'a>(pub &'a dyn Wires, pub &'a ShardMetrics);
 
 impl Sink<CallKey> for HubSink<'_> {
     fn send(&mut self, call: CallKey, response: &[u8]) {
+        storage::failpoint!("beforeSendWatchResponse");
         self.1.methods[super::Method::Watch.index()].sent.add(1);
         self.0.with(call.0, &mut |wire| {
             wire.send_message(call.1, response.len(), |out| out.put_slice(response))

@@ -23,6 +23,7 @@ use storage::mvcc::StoreView;
 use super::{
     Flow, Method, RequestIds,
     core::{Pending, Waiting},
+    hashing::Hashing,
     jobs::Job,
     method::Router,
     status::{self, Failure},
@@ -176,8 +177,8 @@ pub struct Api {
     pub(super) outbox: Vec<Event>,
     pub(super) hub: WatchHub<CallKey>,
     pub(super) jobs: VecDeque<Job>,
-    /// Hashes under way for compactions, oldest first.
-    pub(super) compaction_hashes: VecDeque<(i64, storage::mvcc::HashKv)>,
+    /// Hashes under way that no call waits for, oldest first.
+    pub(super) hashing: VecDeque<Hashing>,
     pub(super) now_ns: u64,
     stopping: bool,
     pub(super) wake_jobs: bool,
@@ -213,7 +214,7 @@ impl Api {
             outbox: Vec::new(),
             hub,
             jobs: VecDeque::new(),
-            compaction_hashes: VecDeque::new(),
+            hashing: VecDeque::new(),
             now_ns,
             stopping: false,
             wake_jobs: false,
@@ -221,7 +222,7 @@ impl Api {
     }
 
     /// The newest published view.
-    pub(super) fn view(&mut self) -> Arc<View> {
+    pub fn view(&mut self) -> Arc<View> {
         self.newest.get().clone()
     }
 
@@ -274,6 +275,8 @@ impl Api {
             self.end(key, Code::DeadlineExceeded);
         }
         self.with_hub(wires, |hub, sink, _| hub.notify_progress(now, sink));
+        // What waits for a hash that another shard takes is not woken by it.
+        self.wake_jobs |= !self.jobs.is_empty() || !self.hashing.is_empty();
         let counts = self.hub.counts();
         if counts.watchers == 0 {
             self.setup.wants_blocks.store(false, Ordering::SeqCst);
@@ -304,6 +307,11 @@ impl Api {
     /// Whether some call has not been answered.
     pub fn is_busy(&self) -> bool {
         self.conns.values().any(|calls| !calls.is_empty())
+    }
+
+    /// Whether a request waits for the core's answer.
+    pub fn awaits_core(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     fn on_request(&mut self, key: CallKey, head: &RequestHead, wire: &mut ServerConn) {

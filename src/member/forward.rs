@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
+use storage::failpoint;
 
 use super::{
     Asker, Member, MemberChange, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead, lessor::LeaseInfo,
@@ -168,6 +169,10 @@ impl Member {
                 renew: Some(lease),
             }),
             CallMethod::LeaseInfo => {
+                match asker {
+                    Asker::Shard(..) => failpoint!("beforeLookupWhenLeaseTimeToLive"),
+                    Asker::Peer(..) => failpoint!("beforeLookupWhenForwardLeaseTimeToLive"),
+                }
                 let info = self.lessor.info(lease, call.with_keys, self.now_ns);
                 self.settle(asker, Ok(Outcome::LeaseInfo(info)));
             }

@@ -359,6 +359,11 @@ fn encode(id: RequestId, change: MemberChange) -> ConfChange {
     }
 }
 
+/// The change that makes a learner a voter, for which nobody waits.
+pub(super) fn promotion(id: u64) -> ConfChange {
+    encode(0, MemberChange::Promote(id))
+}
+
 /// (voters, those of them that have started).
 fn count_started<'m>(voters: impl Iterator<Item = &'m MemberInfo>) -> (usize, usize) {
     voters.fold((0, 0), |(all, started), voter| {

@@ -35,6 +35,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         name: config.name.clone(),
         client_urls: urls(&config.advertise_client_urls),
         initial_members: if birth.joins { Vec::new() } else { birth.members.clone() },
+        force_new_cluster: config.force_new_cluster,
         tick_ns,
         election_ticks: config.election_ticks() as u32,
         election_timeout_ns: config.election_timeout_ms * 1_000_000,

@@ -14,7 +14,7 @@ pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-pub use http::{http, post};
+pub use http::{HttpAnswer, get_with_body, http, http_with, post};
 pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};

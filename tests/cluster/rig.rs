@@ -45,7 +45,10 @@ pub struct Node {
     /// `--initial-cluster` and its state, as it was started.
     cluster: String,
     state: &'static str,
-    flags: Vec<String>,
+    /// Further flags.
+    pub flags: Vec<String>,
+    /// Variables of its environment, from the next start on.
+    pub environment: Vec<(String, String)>,
     /// The process.
     pub process: Option<Process>,
 }
@@ -69,7 +72,6 @@ impl Node {
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={}", self.peer_url()),
-            format!("--initial-cluster={}", self.cluster),
             format!("--initial-cluster-state={}", self.state),
             "--heartbeat-interval=50".into(),
             "--election-timeout=500".into(),
@@ -77,14 +79,37 @@ impl Node {
         if !is_reference() {
             flags.extend(["--cores=1".into(), "--wal-segment-bytes=4194304".into()]);
         }
+        if !self.cluster.is_empty() {
+            flags.push(format!("--initial-cluster={}", self.cluster));
+        }
         flags.extend(self.flags.iter().cloned());
         let mut command = self.place.launcher.clone();
         command.push(binary_under_test().to_str().expect("the path is text").to_owned());
         command.extend(flags);
-        self.process = Some(Process::spawn(Path::new(&command[0]), &command[1..], &[]));
+        self.process = Some(Process::spawn(Path::new(&command[0]), &command[1..], &self.environment));
         if wait {
             self.wait_ready();
         }
+    }
+
+    /// Starts the process, which is to refuse and end with code 1; what it said.
+    pub fn start_refused(&mut self) -> String {
+        self.start(false);
+        let mut process = self.process.take().expect("just started");
+        let status = process.wait(START_PATIENCE).expect("it ends by itself");
+        assert_eq!(status.code(), Some(1), "{}", process.log_tail());
+        process.log()
+    }
+
+    /// Names these as the members at its next start.
+    pub fn name_in(&mut self, list: &str) {
+        self.cluster = list.to_owned();
+    }
+
+    /// Loses all its data.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        std::fs::remove_dir_all(&self.data_dir).expect("it had data");
     }
 
     /// Waits until the member serves clients.
@@ -121,6 +146,26 @@ impl Node {
         Client::connect(&self.url())
     }
 
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where the others reach it, without the scheme.
+    pub fn peer_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port)
+    }
+
+    /// Where clients reach it, without the scheme.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// Its id, as it tells it.
+    pub async fn id(&self) -> u64 {
+        self.client().status().await.header.expect("a header").member_id
+    }
+
     /// Kills it as a crash would.
     pub fn kill_9(&mut self) {
         self.process.as_mut().expect("it runs").kill_9();
@@ -151,16 +196,10 @@ impl Cluster {
 
     /// Starts new members at the given places, all at once, and waits until all serve.
     pub async fn start_at(places: Vec<Place>, flags: &[&str]) -> Cluster {
-        let dir = TempDir::with_prefix("etcore-cluster-").expect("a temporary directory can be made");
-        let mut cluster = Cluster { nodes: Vec::new(), dir };
-        for place in places {
-            cluster.push(place, "new", flags);
-        }
+        let mut cluster = Cluster::unborn_at(places, flags);
         let list = cluster.list();
-        for node in &mut cluster.nodes {
-            node.cluster.clone_from(&list);
-            node.start(false);
-        }
+        cluster.name_members(&list);
+        cluster.nodes.iter_mut().for_each(|node| node.start(false));
         cluster.nodes.iter().for_each(Node::wait_ready);
         cluster.leader().await;
         cluster
@@ -178,8 +217,26 @@ impl Cluster {
             cluster: String::new(),
             state,
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
+            environment: Vec::new(),
             process: None,
         });
+    }
+
+    /// New members that have to find each other by these flags; they are not started.
+    pub fn unborn(count: usize, flags: &[&str]) -> Cluster {
+        Cluster::unborn_at(vec![Place::default(); count], flags)
+    }
+
+    fn unborn_at(places: Vec<Place>, flags: &[&str]) -> Cluster {
+        let dir = TempDir::with_prefix("etcore-cluster-").expect("a temporary directory can be made");
+        let mut cluster = Cluster { nodes: Vec::new(), dir };
+        places.into_iter().for_each(|place| cluster.push(place, "new", flags));
+        cluster
+    }
+
+    /// Says who is there from the start, as `--initial-cluster`.
+    pub fn name_members(&mut self, list: &str) {
+        self.nodes.iter_mut().for_each(|node| node.name_in(list));
     }
 
     /// Makes room for a member that is to join; it is not started.
@@ -198,7 +255,8 @@ impl Cluster {
         self.nodes[index].start(true);
     }
 
-    fn list(&self) -> String {
+    /// All members as `--initial-cluster` names them.
+    pub fn list(&self) -> String {
         let items = self
             .nodes
             .iter()

@@ -97,6 +97,7 @@ impl Host {
             name: format!("m{}", self.index),
             client_urls: vec![format!("http://m{}:2379", self.index)],
             initial_members: initial.collect(),
+            force_new_cluster: false,
             tick_ns: weather.tick_ns,
             election_ticks: ELECTION_TICKS,
             election_timeout_ns: weather.tick_ns * u64::from(ELECTION_TICKS),

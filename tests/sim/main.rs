@@ -23,7 +23,7 @@ use std::{
 use cluster::{Cluster, Counts};
 use weather::{SEC, Weather};
 
-#[allow(dead_code)] // other rigs need the rest
+#[allow(dead_code)] // the stories of real processes need the rest
 #[path = "../checker"]
 mod checker {
     pub mod history;
