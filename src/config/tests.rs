@@ -646,7 +646,7 @@ fn retention_is_hours_a_duration_or_revisions() {
 #[test]
 fn gates_are_obeyed_or_change_nothing() {
     let default = Config::defaults();
-    for gates in ["LeaseCheckpoint=false", "AllBeta=true", ""] {
+    for gates in ["LeaseCheckpoint=false", "TxnModeWriteWithSharedBuffer=true", ""] {
         assert_eq!(config(&["--feature-gates", gates]), default, "{gates}");
     }
     let checked = config(&["--feature-gates=InitialCorruptCheck=true"]).features;
