@@ -193,7 +193,7 @@ impl ResponseBuilder {
         while end < self.events.len() {
             let main = self.events[end].1;
             let mut next = end;
-            while next < self.events.len() && self.events[next].1 == main && !mutant::on("revision_split") {
+            while next < self.events.len() && self.events[next].1 == main {
                 next += 1;
             }
             if end > at && self.events[next - 1].0 - from > limit {
