@@ -11,7 +11,7 @@ use net::pb::{
 };
 use prost::Message;
 use raft::{Entry, EntryType, mutant};
-use storage::buckets::Bucket;
+use storage::{buckets::Bucket, failpoint};
 
 use super::{
     Member, Refusal,
@@ -40,8 +40,12 @@ impl Member {
         );
         let answer = match entry.entry_type {
             EntryType::Normal if entry.data.is_empty() => None,
-            EntryType::Normal => self.apply_request(entry)?,
+            EntryType::Normal => {
+                failpoint!("beforeApplyOneEntryNormal");
+                self.apply_request(entry)?
+            }
             EntryType::ConfChange | EntryType::ConfChangeV2 => {
+                failpoint!("beforeApplyOneConfChange");
                 self.apply_conf_change(entry)?;
                 None
             }
@@ -122,6 +126,7 @@ impl Member {
         self.sealed.push(block);
         let before = self.store.view();
         self.store.compact(revision)?;
+        failpoint!("compactBeforeCommitScheduledCompact");
         self.hashes.expect(revision);
         self.compacted.push((before, revision));
         Ok(Outcome::Compact {

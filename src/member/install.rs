@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use raft::{Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
+    failpoint,
     io::{Disk, ErrorKind, Op},
     mvcc::{AppliedState, Base, Store},
     tree::{Tree, TreeOptions},
@@ -89,8 +90,14 @@ impl Engine {
             return Ok(());
         }
         let (_, metadata) = self.install.under_way.take().expect("just seen");
+        failpoint!("raftAfterSaveSnap");
+        failpoint!("raftBeforeApplySnap");
         self.install(disk, &metadata)
             .map_err(|error| Fault::Snapshot(error.to_string()))?;
+        failpoint!("raftAfterApplySnap");
+        // The tree has it all, durably.
+        self.wal.release(metadata.index);
+        failpoint!("raftAfterWALRelease");
         self.install.done = true;
         self.install.installed = true;
         Ok(())
@@ -106,6 +113,7 @@ impl Engine {
                 metadata.index
             )));
         }
+        failpoint!("applyBeforeOpenSnapshot");
         self.committer.replace_tree(incoming).close(disk)?;
         put_in_place(disk)?;
         let tree = Tree::open(disk, options)?;

@@ -61,6 +61,32 @@ impl CommitBatch {
         }
     }
 
+    /// Reaches the points that lie before the commit of what the batch holds.
+    #[cfg(feature = "failpoints")]
+    pub fn reach_points_before(&self) {
+        if self.removes_revisions() {
+            crate::failpoint!("compactBeforeCommitBatch");
+        }
+    }
+
+    /// Reaches the points that lie behind it.
+    #[cfg(feature = "failpoints")]
+    pub fn reach_points_after(&self) {
+        if self.removes_revisions() {
+            crate::failpoint!("compactAfterCommitBatch");
+        }
+        let mark = |op: &super::block::BucketOp| op.key.as_slice() == crate::buckets::meta::SCHEDULED_COMPACT;
+        if self.blocks.iter().flat_map(|block| &block.ops).any(mark) {
+            crate::failpoint!("compactAfterCommitScheduledCompact");
+        }
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn removes_revisions(&self) -> bool {
+        let mut ops = self.blocks.iter().flat_map(|block| &block.ops);
+        ops.any(|op| op.bucket == Bucket::Key && op.value.is_none())
+    }
+
     fn last(&self) -> &Block {
         self.blocks.last().expect("a batch has a block")
     }
