@@ -400,11 +400,17 @@ impl Storm {
         let known = self.members[&id].raw.conf_state();
         let mut one = BTreeSet::from([id]);
         for (other, member) in &self.members {
-            if self.random.chance(if member.raw.conf_state() == known { 75 } else { 40 }) {
+            if self
+                .random
+                .chance(if member.raw.conf_state() == known { 75 } else { 40 })
+            {
                 one.insert(*other);
             }
         }
-        let pairs = self.members.keys().flat_map(|a| self.members.keys().map(move |b| (*a, *b)));
+        let pairs = self
+            .members
+            .keys()
+            .flat_map(|a| self.members.keys().map(move |b| (*a, *b)));
         self.cut = pairs.filter(|(a, b)| one.contains(a) != one.contains(b)).collect();
     }
 
