@@ -178,7 +178,8 @@ pub(super) fn finish(
         other => unreachable!("a list answers names, not {other:?}"),
     };
     let received = names.iter().any(|name| name == INCOMING);
-    let Some(marker) = marker.filter(|marker| marker.index > applied) else {
+    let Some(marker) = marker.filter(|marker| marker.index > applied && !mutant::on("unfinished_install_forgotten"))
+    else {
         if received {
             match disk.call(Op::Remove(INCOMING.to_owned())) {
                 Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),

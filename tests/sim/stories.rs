@@ -1,11 +1,14 @@
 //! Histories made by hand, where chance would take long to find them.
 
 use etcore::member::Event;
-use raft::MessageType;
+use net::pb::etcdserverpb::{InternalRaftRequest, LeaseRevokeBatchRequest};
+use prost::Message as _;
+use raft::{Entry, Message, MessageType};
 
 use crate::{
     cluster::{Action, Cluster},
     host::member_id,
+    leases::key_of,
     requests::{self, Ask},
     weather::{MS, SEC, Weather},
 };
@@ -181,4 +184,44 @@ fn a_renewal_of_a_checkpointed_lease_outlives_the_leader_that_answered_it() {
         go_on(&mut cluster, 19 * SEC);
         assert!(cluster.leases.all[&7].gone_ns.is_none());
     }
+}
+
+#[test]
+fn leases_are_not_ended_by_what_a_former_leader_decided() {
+    let mut cluster = healthy(3, 27);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let former = (leader + 1) % 3;
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    let revision = cluster.history.revision();
+    assert!(cluster.history.get(key_of(7).as_bytes(), revision).is_some());
+    let term = cluster.hosts[leader].up().view.term;
+    let batch = LeaseRevokeBatchRequest {
+        term: term - 1,
+        ids: vec![7],
+    };
+    let request = InternalRaftRequest {
+        lease_revoke_batch: Some(batch),
+        ..InternalRaftRequest::default()
+    };
+    let entry = Entry {
+        data: request.encode_to_vec().into(),
+        ..Entry::default()
+    };
+    let late = Message {
+        msg_type: MessageType::MsgProp,
+        from: member_id(former),
+        to: member_id(leader),
+        entries: vec![entry],
+        ..Message::default()
+    };
+    let applied = cluster.hosts[leader].up().view.applied_index;
+    cluster.hosts[leader].up().inbox.push(Event::Peer(Box::new(late)));
+    cluster.wake(leader, 0);
+    // The checker of leases sees an early end.
+    go_on(&mut cluster, SEC);
+    assert!(
+        cluster.hosts[leader].up().view.applied_index > applied,
+        "it was applied, to no effect"
+    );
 }
