@@ -10,7 +10,13 @@ mod blackbox {
 
 #[path = "cluster"]
 mod stories {
+    mod bootstrap;
     mod changes;
+    mod corruption;
+    mod dns;
+    mod forced;
+    mod leaderless;
+    #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;
     mod static_members;

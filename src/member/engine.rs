@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
 use storage::{
+    failpoint,
     io::{Completion, Disk},
     mvcc::{CompactProgress, StoreView},
     tree::MetaUser,
@@ -67,7 +68,8 @@ pub struct Outputs {
 pub struct Engine {
     pub(super) member: Member,
     pub(super) wal: Wal,
-    /// The write of a new cluster's first entries, until it is durable: consensus believes that it is.
+    /// The write of a new cluster's first entries, or of those that make a member a cluster of one, until it is durable:
+    /// consensus believes that it is.
     pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
     /// Appends under way: the log's token, consensus's token, when it was submitted.
@@ -117,6 +119,11 @@ impl Engine {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.clone()
+    }
+
+    /// Whether it holds nothing at all: no entry, no member.
+    pub fn is_blank(&self) -> bool {
+        self.member.raft.last_index() == 0 && self.member.members.members.is_empty()
     }
 
     /// The newest durable root, for a follower that lags behind the log.
@@ -281,6 +288,7 @@ impl Engine {
         while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+            failpoint!("raftAfterSave");
             self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
@@ -298,6 +306,10 @@ impl Engine {
             let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
             if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
                 self.unsettled_since_ns = Some(now_ns);
+                if marker.is_some() {
+                    failpoint!("raftBeforeSaveSnap");
+                }
+                failpoint!("raftBeforeSave");
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, now_ns));
@@ -306,14 +318,17 @@ impl Engine {
                     }
                 }
             }
+            failpoint!(if self.member.raft.is_leader() => "raftBeforeLeaderSend" else "raftBeforeFollowerSend");
             out.messages.extend(ready.messages);
             self.to_apply.extend(ready.committed);
             for state in ready.read_states {
                 self.member.on_read_state(state);
             }
             applied = self.apply_some(applied)?;
+            failpoint!("raftBeforeAdvance");
         }
         self.member.finish_rounds();
+        self.member.pump_renewals();
         self.member.finish_forwards();
         self.campaign_alone();
         Ok(())
@@ -388,12 +403,14 @@ impl Engine {
             return;
         }
         self.dirty = false;
+        failpoint!("beforeWritebackBuf");
         let block = self.member.store.seal_block(self.member.applied.clone());
         let mut blocks = std::mem::take(&mut self.member.sealed);
         blocks.push(block);
         out.compactions.append(&mut self.member.compacted);
         let view = Arc::new(self.make_view());
         self.published = view.clone();
+        failpoint!("afterWritebackBuf");
         self.member.record();
         match &mut out.published {
             Some(published) => {

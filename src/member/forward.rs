@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
+use storage::failpoint;
 
 use super::{
     Asker, Member, MemberChange, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead, lessor::LeaseInfo,
@@ -123,7 +124,11 @@ impl Member {
             let (late, shard, call) = (forward.deadline_ns <= now, forward.shard, forward.call);
             if late {
                 self.forwards.waiting.remove(&id);
-                self.answer(shard, id, Err(Refusal::Timeout));
+                let why = match leader {
+                    0 => Refusal::NoLeader,
+                    _ => Refusal::Timeout,
+                };
+                self.answer(shard, id, Err(why));
             } else if leads {
                 self.forwards.waiting.remove(&id);
                 self.answer_as_leader(Asker::Shard(shard, id), &call);
@@ -168,6 +173,10 @@ impl Member {
                 renew: Some(lease),
             }),
             CallMethod::LeaseInfo => {
+                match asker {
+                    Asker::Shard(..) => failpoint!("beforeLookupWhenLeaseTimeToLive"),
+                    Asker::Peer(..) => failpoint!("beforeLookupWhenForwardLeaseTimeToLive"),
+                }
                 let info = self.lessor.info(lease, call.with_keys, self.now_ns);
                 self.settle(asker, Ok(Outcome::LeaseInfo(info)));
             }

@@ -13,8 +13,9 @@
 
 use std::sync::Arc;
 
-use raft::{Message, PersistToken, SnapshotMetadata};
+use raft::{Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
+    failpoint,
     io::{Disk, ErrorKind, Op},
     mvcc::{AppliedState, Base, Store},
     tree::{Tree, TreeOptions},
@@ -89,8 +90,14 @@ impl Engine {
             return Ok(());
         }
         let (_, metadata) = self.install.under_way.take().expect("just seen");
+        failpoint!("raftAfterSaveSnap");
+        failpoint!("raftBeforeApplySnap");
         self.install(disk, &metadata)
             .map_err(|error| Fault::Snapshot(error.to_string()))?;
+        failpoint!("raftAfterApplySnap");
+        // The tree has it all, durably.
+        self.wal.release(metadata.index);
+        failpoint!("raftAfterWALRelease");
         self.install.done = true;
         self.install.installed = true;
         Ok(())
@@ -106,6 +113,7 @@ impl Engine {
                 metadata.index
             )));
         }
+        failpoint!("applyBeforeOpenSnapshot");
         self.committer.replace_tree(incoming).close(disk)?;
         put_in_place(disk)?;
         let tree = Tree::open(disk, options)?;
@@ -149,7 +157,9 @@ fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
     })?;
-    disk.call(Op::SyncDir(String::new()))?;
+    if !mutant::on("installed_name_not_synced") {
+        disk.call(Op::SyncDir(String::new()))?;
+    }
     Ok(())
 }
 
@@ -168,7 +178,8 @@ pub(super) fn finish(
         other => unreachable!("a list answers names, not {other:?}"),
     };
     let received = names.iter().any(|name| name == INCOMING);
-    let Some(marker) = marker.filter(|marker| marker.index > applied) else {
+    let Some(marker) = marker.filter(|marker| marker.index > applied && !mutant::on("unfinished_install_forgotten"))
+    else {
         if received {
             match disk.call(Op::Remove(INCOMING.to_owned())) {
                 Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),

@@ -128,7 +128,12 @@ impl Cluster {
                 | Refusal::NotLeader,
                 Ask::Change { .. },
             ) => true,
-            (Refusal::NotLeader | Refusal::BadTransferee, ask) => matches!(ask, Ask::MoveLeader(_)),
+            (Refusal::NotLeader | Refusal::BadTransferee | Refusal::TransferTimeout, ask) => {
+                matches!(ask, Ask::MoveLeader(_))
+            }
+            (Refusal::NoLeader, ask) => matches!(ask, Ask::Renew(_) | Ask::Left(_) | Ask::Change { .. }),
+            (Refusal::NeverProposed, ask) => !matches!(ask, Ask::Read { .. } | Ask::Renew(_) | Ask::Left(_)),
+            (Refusal::TimeoutLeaderFailed | Refusal::TimeoutConnectionLost, _) => true,
             (Refusal::NoSpace, _) => self.weather.disk_full > 0,
             (Refusal::Timeout | Refusal::ProposalDropped | Refusal::TooManyRequests, _) => true,
             _ => false,

@@ -11,7 +11,7 @@ use etcore::member::{MemberChange, MemberInfo, Membership, Refusal};
 use crate::{
     cluster::{Action, Cluster},
     host::Host,
-    requests::Ask,
+    requests::{self, Ask},
     weather::{Dice, MS, SEC},
 };
 
@@ -57,10 +57,7 @@ impl Operator {
 
 /// Whether a refusal of a change leaves no doubt.
 pub fn is_sure(refusal: Refusal) -> bool {
-    !matches!(
-        refusal,
-        Refusal::Timeout | Refusal::LeaderChanged | Refusal::Stopped | Refusal::ProposalDropped
-    )
+    requests::is_final(refusal) && !matches!(refusal, Refusal::ProposalDropped | Refusal::NoLeader)
 }
 
 impl Cluster {

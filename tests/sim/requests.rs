@@ -10,6 +10,7 @@ use prost::Message;
 use storage::{io::sim::Rng, mvcc::StoreView};
 
 use crate::{
+    checker::history::IGNORING,
     history::{Change, Check, History, ensure},
     transactions,
     weather::{Dice, Weather},
@@ -110,9 +111,6 @@ impl Ask {
     }
 }
 
-/// First letter of the keys whose value may be written a second time by a put that ignores it.
-pub const IGNORING: char = 'i';
-
 /// The options a request uses, by name.
 pub fn options(ask: &Ask) -> Vec<&'static str> {
     let mut used = Vec::new();
@@ -189,7 +187,7 @@ pub fn draw(writer: u64, rng: &mut Rng, weather: &Weather, history: &History) ->
     match rng.below(100) {
         0..=36 => Ask::Put(put(writer, key(rng, weather), 0, rng, weather)),
         37..=39 => {
-            let key = format!("{IGNORING}{}", rng.below(3)).into();
+            let key = format!("{}{}", char::from(IGNORING), rng.below(3)).into();
             let mut put = put(writer, key, 0, rng, weather);
             put.ignore_value = rng.percent(60);
             if put.ignore_value {
@@ -343,5 +341,9 @@ pub fn check_changes(found: &[Change], expected: &[(Bytes, Option<Bytes>)], revi
 
 /// Whether a refusal says that the request has no effect and never will.
 pub fn is_final(refusal: Refusal) -> bool {
-    !matches!(refusal, Refusal::Timeout | Refusal::LeaderChanged | Refusal::Stopped)
+    use Refusal::{LeaderChanged, Stopped, Timeout, TimeoutConnectionLost, TimeoutLeaderFailed};
+    !matches!(
+        refusal,
+        Timeout | TimeoutConnectionLost | TimeoutLeaderFailed | LeaderChanged | Stopped
+    )
 }

@@ -1,7 +1,9 @@
 //! Histories made by hand, where chance would take long to find them.
 
 use etcore::member::{Event, MemberChange};
-use raft::MessageType;
+use net::pb::etcdserverpb::{InternalRaftRequest, LeaseRevokeBatchRequest};
+use prost::Message as _;
+use raft::{Entry, Message, MessageType};
 
 use crate::{
     cluster::{Action, Cluster},
@@ -183,28 +185,81 @@ fn a_leader_that_removes_itself_hands_over_and_stops() {
     put(&mut cluster, (leader + 1) % 3);
 }
 
-#[test]
-fn what_is_left_of_a_lease_survives_a_change_of_the_leader() {
-    let mut cluster = healthy(3, 18);
-    let leader = cluster.leader().expect("a healthy cluster has a leader");
-    let (lease, ttl) = (7, 900);
-    cluster.ask(leader, Ask::Grant { lease, ttl });
-    go_on(&mut cluster, 700 * SEC);
-    cluster.hosts[leader].paused = true;
-    go_on(&mut cluster, 10 * SEC);
-    assert_ne!(cluster.leader(), None);
-    assert_ne!(cluster.leader(), Some(leader), "the others have elected one");
-    cluster.resume(leader);
-    let there = |cluster: &Cluster| {
-        let key = key_of(lease);
-        cluster
-            .history
-            .get(key.as_bytes(), cluster.history.revision())
-            .is_some()
+/// A lease on a healthy cluster, checkpointed every 5 s, after 12 s; and the leader.
+fn checkpointed_lease(seed: u64, lease: i64, ttl: i64) -> (Cluster, usize) {
+    let weather = Weather {
+        lease_checkpoint_ns: 5 * SEC,
+        ..Weather::fair(3)
     };
-    go_on(&mut cluster, 185 * SEC);
-    assert!(there(&cluster), "it lives for what was granted");
-    // With what was left at the checkpoint after 600 s, and not with all of it anew.
-    go_on(&mut cluster, 155 * SEC);
-    assert!(!there(&cluster), "it ends");
+    let mut cluster = healthy_in(weather, seed);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    cluster.ask(leader, Ask::Grant { lease, ttl });
+    go_on(&mut cluster, 12 * SEC);
+    assert_eq!(cluster.leader(), Some(leader));
+    (cluster, leader)
+}
+
+#[test]
+fn what_was_left_of_a_lease_survives_its_leader() {
+    let (mut cluster, leader) = checkpointed_lease(16, 7, 30);
+    cluster.hosts[leader].paused = true;
+    // At the last checkpoint no more than 25 s were left; a whole TTL anew would last until 30 s from here.
+    go_on(&mut cluster, 27 * SEC);
+    assert!(cluster.leases.all[&7].gone_ns.is_some(), "it has ended, and not early");
+}
+
+#[test]
+fn a_renewal_of_a_checkpointed_lease_outlives_the_leader_that_answered_it() {
+    for seed in 17..27 {
+        let (mut cluster, leader) = checkpointed_lease(seed, 7, 20);
+        let renewed = cluster.leases.renewed;
+        cluster.ask(leader, Ask::Renew(7));
+        let until_ns = cluster.now_ns + SEC;
+        let done = cluster.run(until_ns, |cluster| cluster.leases.renewed > renewed);
+        assert_eq!(done, Ok(true), "the renewal is answered");
+        cluster.hosts[leader].paused = true;
+        // The checker of leases sees an early end.
+        go_on(&mut cluster, 19 * SEC);
+        assert!(cluster.leases.all[&7].gone_ns.is_none());
+    }
+}
+
+#[test]
+fn leases_are_not_ended_by_what_a_former_leader_decided() {
+    let mut cluster = healthy(3, 27);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let former = (leader + 1) % 3;
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    let revision = cluster.history.revision();
+    assert!(cluster.history.get(key_of(7).as_bytes(), revision).is_some());
+    let term = cluster.hosts[leader].up().view.term;
+    let batch = LeaseRevokeBatchRequest {
+        term: term - 1,
+        ids: vec![7],
+    };
+    let request = InternalRaftRequest {
+        lease_revoke_batch: Some(batch),
+        ..InternalRaftRequest::default()
+    };
+    let entry = Entry {
+        data: request.encode_to_vec().into(),
+        ..Entry::default()
+    };
+    let late = Message {
+        msg_type: MessageType::MsgProp,
+        from: cluster.hosts[former].id,
+        to: cluster.hosts[leader].id,
+        entries: vec![entry],
+        ..Message::default()
+    };
+    let applied = cluster.hosts[leader].up().view.applied_index;
+    cluster.hosts[leader].up().inbox.push(Event::Peer(Box::new(late)));
+    cluster.wake(leader, 0);
+    // The checker of leases sees an early end.
+    go_on(&mut cluster, SEC);
+    assert!(
+        cluster.hosts[leader].up().view.applied_index > applied,
+        "it was applied, to no effect"
+    );
 }

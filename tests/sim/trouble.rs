@@ -5,7 +5,7 @@ use crate::{
     history::{Check, ensure},
     leases::key_of,
     requests::{self, Ask},
-    watching::Watcher,
+    watching,
     weather::{Dice, MS, SEC},
 };
 
@@ -33,7 +33,7 @@ impl Cluster {
         self.plan(5 * SEC, Action::Operate);
         self.plan(self.weather.busy_ns, Action::Stretch);
         for call in 1..=WATCHERS {
-            let watcher = Watcher::draw(call, 0, 0, &mut self.rng, self.weather.keys);
+            let watcher = watching::draw(call, 0, 0, &mut self.rng, self.weather.keys);
             self.watchers.insert(call, watcher);
             let after_ns = self.rng.between(MS, SEC);
             self.plan(after_ns, Action::Connect(call));
@@ -196,7 +196,7 @@ impl Cluster {
                 let up = self.hosts[index].up();
                 up.hub.close(call);
                 up.wire.drain(call);
-                let watcher = Watcher::draw(call, index, next, &mut self.rng, self.weather.keys);
+                let watcher = watching::draw(call, index, next, &mut self.rng, self.weather.keys);
                 self.watchers.insert(call, watcher);
                 self.plan(0, Action::Connect(call));
             }

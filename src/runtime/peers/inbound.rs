@@ -95,6 +95,13 @@ async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut De
 
 fn event(ctx: &Context, from: u64, frame: Frame) -> Option<Event> {
     match frame {
+        #[cfg(feature = "failpoints")]
+        Frame::Message(message)
+            if message.msg_type == MessageType::MsgHeartbeat
+                && storage::failpoint::reach("raftDropHeartbeat") == storage::failpoint::Reaction::Return =>
+        {
+            None
+        }
         Frame::Message(message) => {
             // A wish to transfer leadership bears the heir's name.
             let theirs = message.from == from || message.msg_type == MessageType::MsgTransferLeader;
