@@ -42,7 +42,7 @@ use signal_hook::{
 
 use crate::{
     api::{FromCore, METHODS},
-    config::Config,
+    config::{Config, LogOutput},
     latest::Slot,
     member::{BootError, Event, View},
     metrics::{CoreMetrics, ShardMetrics},
@@ -120,10 +120,13 @@ type Ready = std::sync::mpsc::Sender<Result<Vec<Intake>, StartError>>;
 
 /// Runs the server until it is told to stop. Start-up errors go to standard error.
 pub fn serve(config: Config) -> ExitCode {
+    let is_logged_elsewhere = config.log_output != LogOutput::Stderr;
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the server cannot start");
+            if is_logged_elsewhere {
+                tracing::error!(%error, "the server cannot start");
+            }
             eprintln!("etcore: {error}");
             ExitCode::from(EXIT_START)
         }
@@ -194,7 +197,7 @@ fn run(config: Config) -> Result<(), StartError> {
 
 /// Scripts wait for this line on standard error, whatever the log is set to.
 fn eprintln_ready(config: &Config) {
-    use crate::config::{LogLevel, LogOutput};
+    use crate::config::LogLevel;
     if config.log_output != LogOutput::Stderr || config.log_level > LogLevel::Info {
         eprintln!("ready to serve client requests");
     }

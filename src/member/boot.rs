@@ -363,6 +363,7 @@ pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {
         path: TREE_FILE.to_owned(),
         page_size: options.tree_page_bytes,
         growth_step_bytes: options.tree_growth_bytes,
+        reserve_bytes: options.tree_growth_bytes / 2,
         reserve_address_bytes: options.tree_reserve_bytes,
         token_base: 1 << 62,
         ..TreeOptions::default()
