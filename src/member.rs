@@ -57,7 +57,7 @@ pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
 pub use transfer::{Inbound, Outbound, Step, TransferError};
-pub use view::{Published, View};
+pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
 use auto_compaction::Compactor;
@@ -313,6 +313,11 @@ impl Member {
     fn tick(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         let interval = self.options.tick_ns;
+        if self.raft.is_leader() && self.now_ns > self.next_tick_ns + 2 * interval {
+            // Source: etcd's contention detector: each member is owed a heartbeat that comes late.
+            let others = self.members.members.len().saturating_sub(1) as u64;
+            self.metrics.late_heartbeats.add(others);
+        }
         // After a pause, time that nobody saw passing is not made up for tick by tick.
         if self.now_ns > self.next_tick_ns + 10 * interval {
             self.next_tick_ns = self.now_ns - 10 * interval;

@@ -16,10 +16,13 @@ mod stories {
     mod dns;
     mod forced;
     mod leaderless;
+    mod leases;
+    mod metrics;
     #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;
     mod static_members;
+    mod watches;
 }
 
 use blackbox::support;

@@ -63,6 +63,7 @@ impl Harness {
             is_learner: false,
             members: Arc::new(Membership::default()),
             alarms: Arc::new(BTreeSet::new()),
+            defrag: Default::default(),
             db_size_bytes: 0,
             db_in_use_bytes: 0,
         };
@@ -77,6 +78,7 @@ impl Harness {
             extensive_metrics: false,
         };
         let setup = ApiSetup {
+            features: crate::config::Config::defaults().features,
             index: 0,
             shards: 1,
             member_id: 1,

@@ -254,6 +254,7 @@ impl Engine {
             is_learner: false,
             members: member.members.clone(),
             alarms: member.alarms.clone(),
+            defrag: Default::default(),
             db_size_bytes: size,
             db_in_use_bytes: in_use,
         });
@@ -267,6 +268,7 @@ impl Engine {
             to_apply: VecDeque::new(),
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
+            defrags_begun: 0,
             install: Default::default(),
             published,
             dirty: false,

@@ -24,6 +24,7 @@ use storage::{
 use super::{
     Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
     commit::{Committer, Step},
+    view::Defrag,
 };
 
 /// Entries applied in one turn before the others get theirs. Units: entries.
@@ -78,6 +79,7 @@ pub struct Engine {
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) defrags_begun: u64,
     pub(super) install: super::install::Install,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
@@ -242,6 +244,8 @@ impl Engine {
                 request: Request::Defragment,
             } => {
                 self.defragmenting.push((shard, id));
+                self.defrags_begun += 1;
+                self.dirty = true;
                 self.committer.start_shrinking();
             }
             Event::Request {
@@ -434,6 +438,10 @@ impl Engine {
             is_learner: me.is_some_and(|me| me.is_learner),
             members: member.members.clone(),
             alarms: member.alarms.clone(),
+            defrag: Defrag {
+                running: !self.defragmenting.is_empty(),
+                begun: self.defrags_begun,
+            },
             db_size_bytes: size,
             db_in_use_bytes: in_use + member.store.buffered_bytes() as u64,
         }
@@ -542,6 +550,7 @@ impl Engine {
         if self.compaction.active || self.member.store.buffered_bytes() > 0 {
             return self.committer.start_shrinking();
         }
+        self.dirty = true;
         for (shard, id) in std::mem::take(&mut self.defragmenting) {
             self.member.answer(shard, id, Ok(Outcome::Done));
         }

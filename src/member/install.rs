@@ -76,6 +76,7 @@ impl Engine {
     pub(super) fn snapshot_taken(&mut self, token: PersistToken, metadata: SnapshotMetadata) {
         self.to_apply.clear();
         self.install.done = false;
+        self.member.metrics.installing.set(1);
         self.install.under_way = Some((token, metadata));
     }
 
@@ -100,6 +101,7 @@ impl Engine {
         failpoint!("raftAfterWALRelease");
         self.install.done = true;
         self.install.installed = true;
+        self.member.metrics.installing.set(0);
         Ok(())
     }
 

@@ -14,7 +14,10 @@ use raft::{Message, MessageType};
 use storage::tree::Root;
 
 use super::{Context, link::connect_to};
-use crate::member::{self, Event, INCOMING, Inbound, Outbound, Step};
+use crate::{
+    member::{self, Event, INCOMING, Inbound, Outbound, Step},
+    runtime::now_ns,
+};
 
 /// Bytes of pages in one piece. Units: bytes.
 const PIECE_BYTES: usize = 1 << 20;
@@ -42,7 +45,9 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
         return;
     }
     let task = async move {
-        let peer = format!("{to:x}");
+        let (peer, metrics) = (format!("{to:x}"), ctx.metrics.peers.of(to));
+        let started_ns = now_ns();
+        metrics.snapshot_sent.inflight.set(1);
         tracing::info!(peer, bytes = root.size_bytes(), "sending a snapshot");
         let sent = glommio::timer::timeout(TRANSFER_MAX, async {
             Ok::<_, glommio::GlommioError<()>>(send(&ctx, &urls, message, root).await)
@@ -56,6 +61,7 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
         }
         ctx.sending.borrow_mut().remove(&to);
         let ok = result.is_ok();
+        metrics.snapshot_sent.ended(ok, now_ns() - started_ns);
         ctx.tell(Event::SnapshotSent { to, ok });
     };
     glommio::spawn_local(task).detach();
@@ -113,9 +119,12 @@ pub async fn receive(ctx: Rc<Context>, from: u64, mut stream: Stream, mut decode
         tracing::warn!(peer, "another snapshot is on its way already; this one is refused");
         return;
     }
+    let (metrics, started_ns) = (ctx.metrics.peers.of(from), now_ns());
+    metrics.snapshot_received.inflight.set(1);
     tracing::info!(peer, "receiving a snapshot");
     let result = take_in(&ctx, from, &mut stream, &mut decoder).await;
     let status = u8::from(result.is_err());
+    metrics.snapshot_received.ended(result.is_ok(), now_ns() - started_ns);
     match result {
         Ok(message) => ctx.tell(Event::SnapshotReceived(Box::new(message))),
         Err(error) => {
