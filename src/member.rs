@@ -22,6 +22,8 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod refill;
+mod stall;
 mod txn;
 mod view;
 
@@ -54,6 +56,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use refill::DAMAGED;
 pub use view::{Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -133,6 +136,8 @@ pub struct Member {
     replies: Vec<(ShardIndex, Reply)>,
     forwards: forward::Forwards,
     changes: reconfigure::Changes,
+    /// Members with a damaged tree that asked for a snapshot.
+    refills: Vec<u64>,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,

@@ -24,6 +24,8 @@ use crate::{
 
 /// What peers tell clusters apart by. Source: http table, peer rows.
 const CLUSTER_ID_HEADER: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+/// Why a member is unhealthy whose disk hangs; etcd has no such check.
+const STALLED: &str = "DISK STALLED";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A finished page.
@@ -210,6 +212,7 @@ impl Api {
         let reason = match alarm {
             Some(name) => Some(format!("ALARM {name}")),
             None if !serializable && view.leader == 0 => Some("RAFT NO LEADER".to_owned()),
+            None if !serializable && view.is_stalled => Some(STALLED.to_owned()),
             None => None,
         };
         let metrics = self.setup.metrics.clone();
@@ -282,6 +285,7 @@ fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result
                 Some("alarm activated: CORRUPT".to_owned())
             }
             "non_learner" if view.is_learner => Some("not supported for learner".to_owned()),
+            "linearizable_read" if view.is_stalled => Some(STALLED.to_owned()),
             "linearizable_read" => linearizable.err().map(|failure| failure.text.to_owned()),
             _ => None,
         };

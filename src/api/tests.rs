@@ -65,6 +65,7 @@ impl Harness {
             alarms: Arc::new(BTreeSet::new()),
             db_size_bytes: 0,
             db_in_use_bytes: 0,
+            is_stalled: false,
         };
         let metrics = Arc::new(ShardMetrics::new(METHODS.len()));
         let limits = ApiLimits {

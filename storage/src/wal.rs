@@ -123,6 +123,17 @@ pub struct Recovered {
     pub torn_tail: Option<TornTail>,
 }
 
+impl Recovered {
+    /// Whether the entries up to `index` are here, or were let go of, and those behind it follow without a gap.
+    pub fn reaches(&self, index: u64) -> bool {
+        let marker = self.snapshot.as_ref().map_or(0, |marker| marker.index);
+        match (self.entries.first(), self.entries.last()) {
+            (Some(first), Some(last)) => marker <= index && first.index <= index + 1 && last.index >= index,
+            _ => marker == index && index > 0,
+        }
+    }
+}
+
 /// Whether there is room for what comes next.
 #[derive(Clone, Debug)]
 pub enum Space {

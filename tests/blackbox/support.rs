@@ -13,7 +13,9 @@ pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-pub use http::{http, http_with, post};
+#[allow(unused_imports)] // tests/failpoints.rs needs it
+pub use http::http_with;
+pub use http::{http, post};
 pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};
