@@ -11,6 +11,7 @@ mod blackbox {
 #[path = "cluster"]
 mod stories {
     mod changes;
+    mod damage;
     pub mod rig;
     mod snapshots;
     mod static_members;

@@ -127,7 +127,7 @@ pub enum BootError {
     /// The log is gone while the tree is there.
     #[error(
         "the log is missing or empty but the tree has applied entry {applied}: this member may have acknowledged what it \
-         no longer has. It must not vote again: remove it from the cluster and add it anew with an empty data directory"
+         no longer has. It must not vote again: remove it from the cluster and add it anew, as a learner, with an empty data directory"
     )]
     LogLost {
         /// What the tree has.

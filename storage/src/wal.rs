@@ -156,8 +156,8 @@ pub enum WalError {
     /// An acknowledged batch is damaged.
     #[error(
         "write-ahead log: {file} is corrupt at offset {offset}: expected {expected}, found {found}; do not truncate or \
-         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew \
-         with an empty data directory (a single member: restore a snapshot)"
+         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew, \
+         as a learner, with an empty data directory (a single member: restore a snapshot)"
     )]
     Corrupt {
         /// The damaged file.

@@ -14,7 +14,8 @@ pub struct Node {
     pub name: String,
     client_port: u16,
     peer_port: u16,
-    data_dir: PathBuf,
+    /// Where its files are.
+    pub data_dir: PathBuf,
     /// `--initial-cluster` and its state, as it was started.
     cluster: String,
     state: &'static str,
