@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Entries applied in one turn before the others get theirs. Units: entries.
-const APPLY_TURN_MAX: usize = 512;
+pub(super) const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
 /// Proposals held back while the tree or the log lags; more are refused.

@@ -24,6 +24,7 @@ use storage::{
 use super::{
     BootError, Engine, Fault,
     boot::{Rows, TREE_FILE, tree_options},
+    engine::APPLY_TURN_MAX,
 };
 
 /// Where the pages of another member's tree are received, beside the tree.
@@ -66,7 +67,9 @@ impl Engine {
 
     /// Hands a received snapshot to consensus once no commit is under way.
     pub(super) fn start_install(&mut self, disk: &mut dyn Disk) -> Result<(), Fault> {
-        if self.install.received.is_none() || !self.committer.is_idle() {
+        // With as much as a turn applies at hand, consensus would not be asked in this turn whether it wants it.
+        let busy = !self.committer.is_idle() || self.to_apply.len() >= APPLY_TURN_MAX;
+        if self.install.received.is_none() || busy {
             return Ok(());
         }
         let message = self.install.received.take().expect("just seen");

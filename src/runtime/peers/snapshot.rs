@@ -25,6 +25,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const TRANSFER_MAX: Duration = Duration::from_secs(600);
 /// A receiver that gets nothing for this long gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A transfer that failed is begun anew after this long.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The offset of the piece that is the end.
 const END: u64 = u64::MAX;
 /// No tree is longer. Units: bytes.
@@ -59,8 +61,12 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
             Ok(()) => tracing::info!(peer, "the snapshot was taken over"),
             Err(error) => tracing::warn!(peer, %error, "the snapshot could not be sent"),
         }
-        ctx.sending.borrow_mut().remove(&to);
         let ok = result.is_ok();
+        if !ok {
+            // Consensus would try again with the next heartbeat.
+            glommio::timer::sleep(RETRY_PAUSE).await;
+        }
+        ctx.sending.borrow_mut().remove(&to);
         ctx.tell(Event::SnapshotSent { to, ok });
     };
     glommio::spawn_local(task).detach();
