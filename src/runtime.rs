@@ -24,10 +24,11 @@ mod peers;
 mod shard_loop;
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -44,7 +45,7 @@ use crate::{
     api::{FromCore, METHODS},
     config::{Config, LogOutput},
     latest::Slot,
-    member::{BootError, Event, View},
+    member::{BootError, DAMAGED, Event, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
 use mailbox::{Receiver, Sender};
@@ -147,6 +148,7 @@ fn run(config: Config) -> Result<(), StartError> {
     // Members that start together ask each other whether they are there: nobody is to wait for one that is not yet.
     let peer_listeners = listen(&config, &[PEER_TAG])?;
     prepare_data_dir(&config)?;
+    let _ = DATA_DIR.set(config.data_dir.clone());
     // Before any thread: signals are then caught from the first moment on.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Signals)?;
     let shards = if cores == 1 { 1 } else { cores - 1 };
@@ -329,7 +331,6 @@ fn start_core(
 
 /// Nanoseconds of the monotonic clock since the process started.
 fn now_ns() -> u64 {
-    use std::sync::OnceLock;
     static START: OnceLock<Instant> = OnceLock::new();
     // Zero is kept for "never".
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
@@ -348,7 +349,21 @@ fn die(why: &str) -> ! {
     std::process::exit(1)
 }
 
-/// As [`die`], for damage that a shard finds while it reads.
+/// Where damage is noted.
+static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// As [`die`], for damage of the tree: it is noted, so that the next start of a member of a cluster has it refilled.
 fn die_of_damage(what: String) {
+    if let Some(dir) = DATA_DIR.get() {
+        // Without the note the damage is found again, at the latest when that page is read.
+        let noted = std::fs::File::create(dir.join(DAMAGED)).and_then(|mut file| {
+            file.write_all(what.as_bytes())?;
+            file.sync_all()?;
+            std::fs::File::open(dir)?.sync_all()
+        });
+        if let Err(error) = noted {
+            tracing::error!(%error, "the damage cannot be noted");
+        }
+    }
     die(&what)
 }

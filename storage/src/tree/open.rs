@@ -14,6 +14,16 @@ use super::{
 use crate::io::{Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf};
 
 impl Tree {
+    /// What the newest meta page of a file carries, whatever the state of its other pages. Blocks.
+    ///
+    /// Errors: there is no such file, or no meta page is valid.
+    pub fn user(disk: &mut dyn Disk, path: &str) -> Result<MetaUser, TreeError> {
+        let file = open_file(disk, path)?;
+        let meta = read_meta(disk, file, path);
+        disk.call(Op::Close(file))?;
+        Ok(meta?.user)
+    }
+
     /// Opens the file, creating it when missing, and finds its free pages. Blocks.
     ///
     /// Errors: [`TreeError::Corrupt`] when no meta page is valid or a branch page fails its check;
