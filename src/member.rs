@@ -8,6 +8,7 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod abilities;
 mod alone;
 mod apply;
 mod auto_compaction;
@@ -37,13 +38,14 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use net::pb::etcdserverpb::{
     CompactionRequest, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest,
-    RequestHeader,
+    LeaseRevokeRequest, RequestHeader,
 };
 use net::peer::CallMethod;
 use prost::Message as _;
 use raft::RawNode;
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
+pub use abilities::ENTRY_KINDS;
 pub use apply::{CORRUPT, Fault, NOSPACE};
 pub use auto_compaction::AutoCompaction;
 pub use boot::{BootError, MemberOptions};
@@ -78,6 +80,10 @@ const CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
 const READ_RETRY_NS: u64 = 500_000_000;
 /// What this member tells of itself is proposed again after this long, until it is applied. Units: nanoseconds.
 const ANNOUNCE_RETRY_NS: u64 = 1_000_000_000;
+
+/// A leader waits this long for the versions of all members before it sets the lowest there is. Units: nanoseconds.
+/// Source: limits table, "version monitor".
+const VERSION_WAIT_NS: u64 = 4_000_000_000;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +143,9 @@ pub struct Member {
     replies: Vec<(ShardIndex, Reply)>,
     forwards: forward::Forwards,
     changes: reconfigure::Changes,
+    abilities: abilities::Abilities,
+    /// Since when this member leads.
+    leads_since_ns: u64,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,
@@ -167,6 +176,11 @@ impl Member {
             Event::PeerCall { from, call } => self.on_call(from, call),
             Event::PeerAnswer { answer } => self.on_answer(answer),
             Event::Link { id, up } => self.changes.note_link(id, up, self.now_ns),
+            Event::Greeted {
+                id,
+                entry_kinds,
+                etcd_version,
+            } => self.abilities.note(id, entry_kinds, &etcd_version),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
@@ -419,14 +433,7 @@ impl Member {
         let expired = self.lessor.expired(self.now_ns, REVOKE_BATCH_MAX);
         if !expired.is_empty() {
             self.metrics.leases_expired.add(expired.len() as u64);
-            let batch = LeaseRevokeBatchRequest {
-                term: self.raft.term(),
-                ids: expired,
-            };
-            self.propose_own(InternalRaftRequest {
-                lease_revoke_batch: Some(batch),
-                ..Default::default()
-            });
+            self.revoke(expired);
         }
         if self.now_ns >= self.next_checkpoint_ns {
             self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
@@ -436,6 +443,29 @@ impl Member {
             if !left.is_empty() {
                 self.propose_checkpoints(left);
             }
+        }
+    }
+
+    /// Revokes expired leases by one entry, or by one each while a member may not know batches.
+    fn revoke(&mut self, expired: Vec<i64>) {
+        if self
+            .abilities
+            .all_apply(&self.members, self.options.member_id, abilities::LEASE_REVOKE_BATCH)
+        {
+            let batch = LeaseRevokeBatchRequest {
+                term: self.raft.term(),
+                ids: expired,
+            };
+            return self.propose_own(InternalRaftRequest {
+                lease_revoke_batch: Some(batch),
+                ..Default::default()
+            });
+        }
+        for id in expired {
+            self.propose_own(InternalRaftRequest {
+                lease_revoke: Some(LeaseRevokeRequest { id }),
+                ..Default::default()
+            });
         }
     }
 
@@ -479,6 +509,7 @@ impl Member {
             self.next_announce_ns = self.now_ns + ANNOUNCE_RETRY_NS;
         }
         if leads && !self.was_leader {
+            self.leads_since_ns = self.now_ns;
             self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
             self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
         }
@@ -491,7 +522,7 @@ impl Member {
         }
     }
 
-    /// Tells the cluster this member's name and client URLs and, once, the version it speaks.
+    /// Tells the cluster this member's name and client URLs and, as its leader, the version that all members speak.
     fn announce(&mut self) {
         let known = self.members.members.get(&self.options.member_id);
         let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
@@ -506,11 +537,15 @@ impl Member {
                 ..Default::default()
             });
         }
-        let version = crate::version::CLUSTER_VERSION;
-        if self.raft.is_leader() && self.members.cluster_version.as_deref() != Some(version) {
-            let request = net::pb::membershippb::ClusterVersionSetRequest {
-                ver: version.to_owned(),
-            };
+        if !self.raft.is_leader() {
+            return;
+        }
+        let lowest = self.abilities.lowest_version(&self.members, self.options.member_id);
+        let waited = self.now_ns >= self.leads_since_ns + VERSION_WAIT_NS;
+        let current = self.members.cluster_version.as_deref();
+        if let Some(ver) = abilities::decide_version(current, lowest, waited) {
+            tracing::info!(from = current, to = ver, "setting the cluster's version");
+            let request = net::pb::membershippb::ClusterVersionSetRequest { ver };
             self.propose_own(InternalRaftRequest {
                 cluster_version_set: Some(request),
                 ..Default::default()

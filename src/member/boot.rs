@@ -24,13 +24,14 @@ use storage::{
 
 use super::{
     AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    abilities::major_minor,
     alone::stand_alone,
     auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
 };
-use crate::metrics::CoreMetrics;
+use crate::{metrics::CoreMetrics, version};
 
 /// Version of the data directory this program writes.
 const FORMAT_VERSION: u32 = 1;
@@ -152,6 +153,16 @@ pub enum BootError {
          To have it back, add it anew (etcdctl member add) and start it with an empty one"
     )]
     Removed,
+    /// All members of the cluster speak a newer version.
+    #[error(
+        "invalid downgrade; server version is lower than determined cluster version: the cluster is at {cluster} and this \
+         program keeps to {}. Use the version that the other members run",
+        version::ETCD_VERSION
+    )]
+    OlderThanCluster {
+        /// The cluster's version.
+        cluster: String,
+    },
     /// The log of a member that is to stand alone does not know it.
     #[error(
         "--force-new-cluster needs a member that has taken part in its cluster, and the log of this one does not reach its \
@@ -219,6 +230,12 @@ impl Engine {
         let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
         if rows.members.removed.contains(&options.member_id) {
             return Err(BootError::Removed);
+        }
+        if let Some(cluster) = rows.members.cluster_version.as_ref()
+            && major_minor(cluster) > major_minor(version::ETCD_VERSION)
+        {
+            let cluster = cluster.clone();
+            return Err(BootError::OlderThanCluster { cluster });
         }
         let store = Store::restore(base, applied.clone())?;
         let mut start = if is_new {
@@ -565,6 +582,8 @@ impl Rows {
             replies: Vec::new(),
             forwards: Default::default(),
             changes: Default::default(),
+            abilities: Default::default(),
+            leads_since_ns: 0,
             removed: false,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),

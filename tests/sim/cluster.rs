@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcore::{
     api::past::{ViewPast, events},
-    member::{Event, Outcome, Outputs, Published, Refusal, Reply},
+    config::ETCD_VERSION,
+    member::{ENTRY_KINDS, Event, Outcome, Outputs, Published, Refusal, Reply},
 };
 use raft::{Message, MessageType};
 use storage::io::sim::Rng;
@@ -625,6 +626,14 @@ impl Cluster {
             self.plan(10 * MS, Action::Boot(index));
             return Ok(());
         }
+        // Links are not simulated; what members say when they shake hands is.
+        let others = (0..self.weather.members as usize).filter(|other| *other != index);
+        let greetings = others.map(|other| Event::Greeted {
+            id: member_id(other),
+            entry_kinds: ENTRY_KINDS,
+            etcd_version: ETCD_VERSION.to_owned(),
+        });
+        host.up().inbox.extend(greetings);
         let view = host.up().view.clone();
         self.note(|| {
             format!(
