@@ -31,10 +31,14 @@ mod checker {
 #[path = "robustness"]
 mod robustness {
     mod clients;
+    mod disk;
+    mod network;
     mod processes;
+    mod proxy;
     mod record;
     mod story;
     mod verdict;
+    mod verdict_stories;
     mod watchers;
 }
 

@@ -47,11 +47,15 @@ failures! {
     REQUEST_TOO_LARGE = InvalidArgument, "etcdserver: request is too large";
     TOO_MANY_REQUESTS = Unknown, "etcdserver: too many requests";
     NO_LEADER = Unavailable, "etcdserver: no leader";
+    NOT_FOR_LEARNER = FailedPrecondition, "etcdserver: rpc not supported for learner";
     NOT_LEADER = FailedPrecondition, "etcdserver: not leader";
     LEADER_CHANGED = Unavailable, "etcdserver: leader changed";
     NOT_CAPABLE = FailedPrecondition, "etcdserver: not capable";
     STOPPED = Unavailable, "etcdserver: server stopped";
     TIMEOUT = Unavailable, "etcdserver: request timed out";
+    TIMEOUT_LEADER_FAILED = Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
+    TIMEOUT_CONNECTION_LOST = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
+    TRANSFER_TIMEOUT = Unknown, "etcdserver: request timed out, leader transfer took too long";
     UNHEALTHY = Unavailable, "etcdserver: unhealthy cluster";
     CORRUPT = DataLoss, "etcdserver: corrupt cluster";
     BAD_LEADER_TRANSFEREE = FailedPrecondition, "etcdserver: bad leader transferee";
@@ -81,6 +85,10 @@ impl From<Refusal> for Failure {
             Refusal::ProposalDropped => PROPOSAL_DROPPED,
             Refusal::LeaderChanged => LEADER_CHANGED,
             Refusal::Timeout => TIMEOUT,
+            Refusal::TimeoutLeaderFailed => TIMEOUT_LEADER_FAILED,
+            Refusal::TimeoutConnectionLost => TIMEOUT_CONNECTION_LOST,
+            Refusal::TransferTimeout => TRANSFER_TIMEOUT,
+            Refusal::NoLeader => NO_LEADER,
             Refusal::Stopped => STOPPED,
             Refusal::NotLeader => NOT_LEADER,
             Refusal::NotPrimary => NOT_PRIMARY,

@@ -150,7 +150,7 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         log_output: log_output(reader)?,
         cores: non_zero(reader.uint("cores")).map(|cores| cores as u32),
         wal_segment_bytes: non_zero(reader.uint("wal-segment-bytes")),
-        spin: Duration::from_micros(reader.uint("spin")),
+        spin: reader.microseconds("spin"),
         warnings: Vec::new(),
         name,
     })
@@ -411,6 +411,10 @@ impl Reader<'_> {
         go_value::parse_uint(&self.text(name), u64::MAX).expect("the syntax of numbers was checked when it was read")
     }
 
+    fn microseconds(&self, name: &str) -> Duration {
+        go_value::parse_microseconds(&self.text(name)).expect("the syntax of durations was checked when it was read")
+    }
+
     fn int(&self, name: &str) -> i64 {
         go_value::parse_int(&self.text(name)).expect("the syntax of numbers was checked when it was read")
     }
@@ -518,6 +522,7 @@ fn same_value(kind: Kind, a: &str, b: &str) -> bool {
         Kind::Bool => go_value::parse_bool(a) == go_value::parse_bool(b),
         Kind::Uint | Kind::Uint32 => go_value::parse_uint(a, u64::MAX) == go_value::parse_uint(b, u64::MAX),
         Kind::Int => go_value::parse_int(a) == go_value::parse_int(b),
+        Kind::Microseconds => go_value::parse_microseconds(a) == go_value::parse_microseconds(b),
         Kind::Duration => go_value::parse_duration_ns(a) == go_value::parse_duration_ns(b),
         _ => a == b,
     }

@@ -359,6 +359,23 @@ fn members_are_found_in_one_way_only() {
 }
 
 #[test]
+fn spin_takes_microseconds_with_and_without_a_unit() {
+    for (text, us) in [("50", 50), ("50us", 50), ("0.2ms", 200), ("0", 0)] {
+        assert_eq!(
+            config(&[&format!("--spin={text}")]).spin,
+            Duration::from_micros(us),
+            "--spin={text}"
+        );
+    }
+    broken_rule(
+        &["--spin=1s"],
+        "--spin must be at most 10000 microseconds (set to 1000000)",
+    );
+    assert_eq!(refusal(&["--spin=soon"], &[]).0, 2);
+    assert_eq!(refusal(&["--spin=-1us"], &[]).0, 2);
+}
+
+#[test]
 fn a_name_alone_is_enough_for_the_initial_cluster() {
     let config = config(&["--name=m1", "--initial-advertise-peer-urls=http://10.0.0.1:2380"]);
     assert_eq!(config.data_dir.to_str(), Some("m1.etcore"));
@@ -501,6 +518,7 @@ fn other_value(kind: Kind, usual: &str) -> String {
             number => format!("{number}0"),
         },
         Kind::Duration => "90s".to_string(),
+        Kind::Microseconds => "50us".to_string(),
         Kind::Urls => "http://127.0.0.1:9".to_string(),
         Kind::Choice(words) => words
             .iter()
@@ -628,7 +646,7 @@ fn retention_is_hours_a_duration_or_revisions() {
 #[test]
 fn gates_are_obeyed_or_change_nothing() {
     let default = Config::defaults();
-    for gates in ["LeaseCheckpoint=false", "AllBeta=true", ""] {
+    for gates in ["LeaseCheckpoint=false", "TxnModeWriteWithSharedBuffer=true", ""] {
         assert_eq!(config(&["--feature-gates", gates]), default, "{gates}");
     }
     let checked = config(&["--feature-gates=InitialCorruptCheck=true"]).features;

@@ -13,7 +13,9 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use net::pb::{etcdserverpb::AlarmMember, leasepb};
 use prost::Message;
-use raft::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start};
+use raft::{
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start, mutant,
+};
 use storage::{
     buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
@@ -75,6 +77,8 @@ pub struct MemberOptions {
     pub seed: u64,
     /// A proposal or read that is not done by then fails. Units: nanoseconds.
     pub request_timeout_ns: u64,
+    /// How often what is left of long leases is noted in the log. Units: nanoseconds.
+    pub lease_checkpoint_interval_ns: u64,
     /// Above this much that is not in the tree or the log yet, proposals are refused. Units: bytes.
     pub buffered_bytes_max: usize,
     /// Log entries kept behind the tree for followers that lag.
@@ -568,6 +572,7 @@ impl Rows {
             applied,
             now_ns,
             next_checkpoint_ns: u64::MAX,
+            checkpoint_from: None,
             proposals: AHashMap::new(),
             next_time_out_ns: 0,
             reads: Vec::new(),
@@ -575,15 +580,21 @@ impl Rows {
             ask_rounds_again: false,
 
             // An answer to a question from before a restart must not pass for one to a later question.
-            next_context: (options_seed << 20) | 1,
+            next_context: if mutant::on("read_contexts_repeat") {
+                1
+            } else {
+                (options_seed << 20) | 1
+            },
             batch: Vec::new(),
             batch_ids: Vec::new(),
             batch_waits: false,
             replies: Vec::new(),
             forwards: Default::default(),
+            renewals: Default::default(),
+            transfers: Default::default(),
+            elected_ns: 0,
             changes: Default::default(),
             abilities: Default::default(),
-            leads_since_ns: 0,
             removed: false,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),

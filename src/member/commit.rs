@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
 use storage::{
     failpoint,
     io::{Completion, Disk},
@@ -226,11 +227,17 @@ impl Committer {
         self.hurry = false;
         failpoint!("commitBeforePreCommitHook");
         let applied = batch.applied();
+        let ahead = mutant::on("applied_index_ahead_of_the_tree");
         let user = MetaUser {
-            applied_index: applied.index,
+            applied_index: if ahead { persisted } else { applied.index },
             applied_term: applied.term,
             conf_state: applied.conf_state.clone(),
             ..MetaUser::default()
+        };
+        let user = if mutant::on("applied_index_behind_the_tree") {
+            self.tree.root().user().clone()
+        } else {
+            user
         };
         failpoint!("commitAfterPreCommitHook");
         failpoint!("beforeStartDBTxn");

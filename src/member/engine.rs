@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Entry, Message, MessageType, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
     io::{Completion, Disk},
@@ -284,6 +284,9 @@ impl Engine {
             let (_, token, since) = self.appends.pop_front().expect("just seen");
             self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
             failpoint!("raftAfterSave");
+            if mutant::on("snapshot_acknowledged_before_install") {
+                self.member.raft.on_persisted(token);
+            }
             self.install_if_due(disk, token)?;
             self.member.raft.on_persisted(token);
         }
@@ -323,6 +326,7 @@ impl Engine {
             failpoint!("raftBeforeAdvance");
         }
         self.member.finish_rounds();
+        self.member.pump_renewals();
         self.member.finish_forwards();
         self.campaign_alone();
         Ok(())

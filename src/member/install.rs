@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use raft::{Message, PersistToken, SnapshotMetadata};
+use raft::{Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
     io::{Disk, ErrorKind, Op},
@@ -157,7 +157,9 @@ fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
     })?;
-    disk.call(Op::SyncDir(String::new()))?;
+    if !mutant::on("installed_name_not_synced") {
+        disk.call(Op::SyncDir(String::new()))?;
+    }
     Ok(())
 }
 

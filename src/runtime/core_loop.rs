@@ -63,6 +63,8 @@ struct Core {
 
 /// Boots the member, starts the shards, serves until told to stop.
 pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>, ready: Ready) {
+    // What comes in while there is no leader yet is for the turns after that, too.
+    let mut events = Vec::new();
     let (mut core, _acceptor) = match boot(&mut shared).await {
         Ok((mut core, seeds)) => match start_shards(&shared, alone, seeds) {
             Ok(intakes) => {
@@ -73,7 +75,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
                     Err(error) => return drop(ready.send(Err(StartError::Executor(error.to_string())))),
                 };
                 // Clients are let in once the member can answer.
-                core.elect().await;
+                core.elect(&mut events).await;
                 if ready.send(Ok(intakes)).is_err() {
                     return;
                 }
@@ -83,7 +85,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
         },
         Err(error) => return drop(ready.send(Err(error))),
     };
-    core.serve().await;
+    core.serve(events).await;
 }
 
 async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
@@ -200,21 +202,19 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 
 impl Core {
     /// Runs turns until a leader is known and what was committed is applied, at most for two election time-outs.
-    async fn elect(&mut self) {
+    async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        let mut events = Vec::new();
         while self.engine.view().leader == 0 && now_ns() < give_up_ns {
-            let more = self.turn(&mut events);
+            let more = self.turn(events);
             if more {
                 breathe().await;
             } else {
-                self.wait(&mut events).await;
+                self.wait(events).await;
             }
         }
     }
 
-    async fn serve(&mut self) {
-        let mut events = Vec::new();
+    async fn serve(&mut self, mut events: Vec<Event>) {
         let mut turn = Turn::new();
         while !self.is_over() {
             self.resign_once();

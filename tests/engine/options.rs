@@ -32,6 +32,7 @@ pub fn options(member_id: u64, initial_members: Vec<MemberInfo>) -> MemberOption
         seed: member_id,
         request_timeout_ns: 5000 * MS,
         buffered_bytes_max: 4 << 20,
+        lease_checkpoint_interval_ns: 300_000 * MS,
         catch_up_entries: 10,
         commit: CommitPolicy {
             interval_ns: 10 * MS,

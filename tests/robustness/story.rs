@@ -1,8 +1,11 @@
 //! A cluster under load while something goes wrong, and the reckoning in the end.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use prost::Message;
@@ -217,13 +220,22 @@ fn change(event: &Event) -> Change {
 }
 
 fn summary(records: &[Record], tales: &[Tale], last: i64) -> String {
-    let count = |is: fn(&Outcome) -> bool| records.iter().filter(|record| is(&record.outcome)).count();
-    let done = count(|outcome| matches!(outcome, Outcome::Done(..)));
-    assert!(done > 200, "only {done} requests were answered: this tests nothing");
-    format!(
-        "{done} requests answered, {} refused, {} of unknown outcome; {} connections of watchers; {last} revisions",
-        count(|outcome| matches!(outcome, Outcome::Refused(_))),
-        count(|outcome| matches!(outcome, Outcome::Unknown(_))),
-        tales.iter().map(|tale| tale.sessions.len()).sum::<usize>()
-    )
+    let (mut done, mut others) = (BTreeMap::<usize, u64>::new(), BTreeMap::<String, u64>::new());
+    for record in records {
+        match &record.outcome {
+            Outcome::Done(..) => *done.entry(record.member).or_default() += 1,
+            Outcome::Refused(text) => *others.entry(format!("refused, {text}")).or_default() += 1,
+            Outcome::Unknown(text) => *others.entry(format!("unknown, {text}")).or_default() += 1,
+        }
+    }
+    let connections: usize = tales.iter().map(|tale| tale.sessions.len()).sum();
+    let others: String = others
+        .iter()
+        .map(|(what, count)| format!("\n  {count}: {what}"))
+        .collect();
+    assert!(
+        done.values().sum::<u64>() > 200,
+        "so few answers test nothing: {done:?}{others}"
+    );
+    format!("answers by member: {done:?}; {connections} connections of watchers; {last} revisions{others}")
 }

@@ -25,14 +25,17 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// A stream that is not there after this long is opened elsewhere.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What came on a stream: (when, answer).
+pub type Answers = Vec<(u64, Vec<u8>)>;
+
 /// What one connection to one member brought.
 pub struct Session {
     /// The position of the member.
     pub member: usize,
     /// The first revision that was asked for; 0 for what is new.
     pub start: i64,
-    /// (when, answer).
-    pub answers: Vec<(u64, Vec<u8>)>,
+    /// What it sent.
+    pub answers: Answers,
 }
 
 /// All that one watcher was sent.

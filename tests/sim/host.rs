@@ -104,6 +104,7 @@ impl Host {
             pre_vote: weather.pre_vote,
             seed,
             request_timeout_ns: 5 * SEC,
+            lease_checkpoint_interval_ns: weather.lease_checkpoint_ns,
             buffered_bytes_max: 4 << 20,
             catch_up_entries: weather.catch_up_entries,
             commit: CommitPolicy {

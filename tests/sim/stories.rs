@@ -12,7 +12,11 @@ use crate::{
 
 /// Healthy members with a leader.
 fn healthy(members: u64, seed: u64) -> Cluster {
-    let mut cluster = Cluster::new(seed, Weather::fair(members), false);
+    healthy_in(Weather::fair(members), seed)
+}
+
+fn healthy_in(weather: Weather, seed: u64) -> Cluster {
+    let mut cluster = Cluster::new(seed, weather, false);
     cluster.calm = true;
     for index in 0..cluster.hosts.len() {
         cluster.plan(0, Action::Boot(index));
@@ -138,4 +142,43 @@ fn an_idle_member_sleeps_from_tick_to_tick() {
     go_on(&mut cluster, 10 * SEC);
     let turns = cluster.counts.turns - before;
     assert!(turns <= 110, "{turns} turns in 10 s of ticks of 100 ms");
+}
+
+/// A lease on a healthy cluster, checkpointed every 5 s, after 12 s; and the leader.
+fn checkpointed_lease(seed: u64, lease: i64, ttl: i64) -> (Cluster, usize) {
+    let weather = Weather {
+        lease_checkpoint_ns: 5 * SEC,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(weather, seed);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    cluster.ask(leader, Ask::Grant { lease, ttl });
+    go_on(&mut cluster, 12 * SEC);
+    assert_eq!(cluster.leader(), Some(leader));
+    (cluster, leader)
+}
+
+#[test]
+fn what_was_left_of_a_lease_survives_its_leader() {
+    let (mut cluster, leader) = checkpointed_lease(16, 7, 30);
+    cluster.hosts[leader].paused = true;
+    // At the last checkpoint no more than 25 s were left; a whole TTL anew would last until 30 s from here.
+    go_on(&mut cluster, 27 * SEC);
+    assert!(cluster.leases.all[&7].gone_ns.is_some(), "it has ended, and not early");
+}
+
+#[test]
+fn a_renewal_of_a_checkpointed_lease_outlives_the_leader_that_answered_it() {
+    for seed in 17..27 {
+        let (mut cluster, leader) = checkpointed_lease(seed, 7, 20);
+        let renewed = cluster.leases.renewed;
+        cluster.ask(leader, Ask::Renew(7));
+        let until_ns = cluster.now_ns + SEC;
+        let done = cluster.run(until_ns, |cluster| cluster.leases.renewed > renewed);
+        assert_eq!(done, Ok(true), "the renewal is answered");
+        cluster.hosts[leader].paused = true;
+        // The checker of leases sees an early end.
+        go_on(&mut cluster, 19 * SEC);
+        assert!(cluster.leases.all[&7].gone_ns.is_none());
+    }
 }

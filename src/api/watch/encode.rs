@@ -7,6 +7,8 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
 
+use raft::mutant;
+
 use super::{Event, HeaderInfo, Past};
 
 /// `WatchResponse.events`.
@@ -191,7 +193,7 @@ impl ResponseBuilder {
         while end < self.events.len() {
             let main = self.events[end].1;
             let mut next = end;
-            while next < self.events.len() && self.events[next].1 == main {
+            while next < self.events.len() && self.events[next].1 == main && !mutant::on("revision_split") {
                 next += 1;
             }
             if end > at && self.events[next - 1].0 - from > limit {

@@ -1,7 +1,7 @@
 //! The rows of the flag table: first what the server obeys, in the order of `--help`, then what it accepts or refuses.
 
 use super::Group::{Clustering, Etcore, Hidden, Logging, Member, Monitoring};
-use super::Kind::{Any, Bool, Choice, Duration, Gates, Int, Text, Uint, Uint32, Urls};
+use super::Kind::{Any, Bool, Choice, Duration, Gates, Int, Microseconds, Text, Uint, Uint32, Urls};
 use super::Status::{Alias, Effective, Gate, Legacy, Moot, Only};
 use super::{Flag, Group, Kind, Status};
 
@@ -71,7 +71,7 @@ pub const FLAGS: &[Flag] = &[
     flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota, at most 8."),
     flag("wal-segment-bytes", Uint, "0", Etcore, Effective, "Size of a segment of the write-ahead log; 0 is 64 MiB, less on a small disk."),
     flag("resolv-conf", Text, "/etc/resolv.conf", Etcore, Effective, "File that names the DNS servers --discovery-srv asks; [ADDRESS]:PORT is understood."),
-    flag("spin", Uint32, "0", Etcore, Effective, "Microseconds an executor spins before it parks; trades CPU for latency."),
+    flag("spin", Microseconds, "0", Etcore, Effective, "How long an executor spins before it parks, in microseconds (50) or as a duration (50us): trades CPU for latency."),
     flag("version", Bool, "false", Hidden, Effective, "Print the version and exit."),
     flag("experimental-bootstrap-defrag-threshold-megabytes", Uint, "0", Hidden, Alias("bootstrap-defrag-threshold-megabytes"), ""),
     flag("experimental-compact-hash-check-time", Duration, "1m0s", Hidden, Alias("compact-hash-check-time"), ""),

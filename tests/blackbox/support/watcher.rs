@@ -67,7 +67,7 @@ impl Watcher {
 
     /// Asks for the progress of the whole stream.
     pub async fn ask_progress(&self) {
-        self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+        assert!(self.try_ask_progress(), "the stream is open");
     }
 
     /// Asks for the progress of the whole stream; false when the stream is over or takes nothing.
