@@ -26,6 +26,7 @@ use storage::{
 
 use super::{
     AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    abilities::major_minor,
     alone::stand_alone,
     auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
@@ -33,7 +34,7 @@ use super::{
     lessor::Lessor,
     refill::{self, DAMAGED, Refill},
 };
-use crate::metrics::CoreMetrics;
+use crate::{metrics::CoreMetrics, version};
 
 /// Version of the data directory this program writes.
 const FORMAT_VERSION: u32 = 1;
@@ -157,6 +158,16 @@ pub enum BootError {
          To have it back, add it anew (etcdctl member add) and start it with an empty one"
     )]
     Removed,
+    /// All members of the cluster speak a newer version.
+    #[error(
+        "invalid downgrade; server version is lower than determined cluster version: the cluster is at {cluster} and this \
+         program keeps to {}. Use the version that the other members run",
+        version::ETCD_VERSION
+    )]
+    OlderThanCluster {
+        /// The cluster's version.
+        cluster: String,
+    },
     /// The log of a member that is to stand alone does not know it.
     #[error(
         "--force-new-cluster needs a member that has taken part in its cluster, and the log of this one does not reach its \
@@ -252,6 +263,12 @@ impl Engine {
         }
         if rows.members.removed.contains(&options.member_id) {
             return Err(BootError::Removed);
+        }
+        if let Some(cluster) = rows.members.cluster_version.as_ref()
+            && major_minor(cluster) > major_minor(version::ETCD_VERSION)
+        {
+            let cluster = cluster.clone();
+            return Err(BootError::OlderThanCluster { cluster });
         }
         let mut start = if is_new {
             bootstrap(&options)
@@ -644,6 +661,7 @@ impl Rows {
             elected_ns: 0,
             changes: Default::default(),
             refills: Vec::new(),
+            abilities: Default::default(),
             removed: false,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),

@@ -35,11 +35,11 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
     }
     let peer = format!("{:x}", theirs.from);
     if verdict != Verdict::Accepted {
-        let cluster = format!("{:x}", theirs.cluster_id);
-        tracing::warn!(peer, cluster, ?verdict, "a member that dialled us is refused");
+        ctx.refuse(&theirs, verdict);
         let _ = stream.shutdown_write();
         return;
     }
+    ctx.greeted(theirs.from, &theirs);
     decoder.set_frame_bytes_max(FRAME_BYTES_MAX);
     if theirs.purpose == Purpose::Snapshot {
         return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;

@@ -267,7 +267,10 @@ pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpo
         .await
         .map_err(|_| DialError::Protocol("no answer in time".into()))??;
     match reply.verdict {
-        Verdict::Accepted => Ok(stream),
+        Verdict::Accepted => {
+            ctx.greeted(to, &reply);
+            Ok(stream)
+        }
         verdict => Err(DialError::Refused(verdict)),
     }
 }
