@@ -16,8 +16,10 @@ pub mod placement;
 pub mod probe;
 
 mod core_loop;
+mod corruption;
 mod identity;
 mod options;
+mod peer_http;
 mod peers;
 mod shard_loop;
 
@@ -73,8 +75,10 @@ enum StartError {
     Boot { path: PathBuf, error: BootError },
     #[error("the data directory {} cannot be used: {error}; make it writable for this user, or choose another --data-dir", path.display())]
     DataDir { path: PathBuf, error: std::io::Error },
-    #[error("the cluster cannot be joined: {0}")]
-    Join(String),
+    #[error("{0}")]
+    Cluster(String),
+    #[error("{member:x} {why}")]
+    Corrupt { member: u64, why: String },
     #[error(
         "the data directory {} is etcd's, whose files are not read here; choose another --data-dir and copy the keys over \
          (etcdctl make-mirror)",
@@ -138,6 +142,7 @@ fn run(config: Config) -> Result<(), StartError> {
         None => usize::MAX,
     };
     let listeners = listen(&config, &[CLIENT_TAG, METRICS_TAG])?;
+    // Members that start together ask each other whether they are there: nobody is to wait for one that is not yet.
     let peer_listeners = listen(&config, &[PEER_TAG])?;
     prepare_data_dir(&config)?;
     let _ = DATA_DIR.set(config.data_dir.clone());
@@ -154,8 +159,8 @@ fn run(config: Config) -> Result<(), StartError> {
     );
     let shared = Shared {
         identity: storage::wal::Identity {
-            member_id: config.member_id(),
-            cluster_id: config.cluster_id(),
+            member_id: 0,
+            cluster_id: 0,
         },
         config: Arc::new(config),
         stop: Arc::new(AtomicBool::new(false)),
@@ -212,7 +217,10 @@ fn listen(config: &Config, tags: &[u32]) -> Result<Vec<Listener>, StartError> {
             } else {
                 format!("{host}:{}", url.port())
             };
-            listeners.push(Listener::bind(&address, tag)?);
+            listeners.push(match tag {
+                PEER_TAG => Listener::reserve(&address, tag)?,
+                _ => Listener::bind(&address, tag)?,
+            });
         }
     }
     Ok(listeners)

@@ -10,8 +10,14 @@ mod blackbox {
 
 #[path = "cluster"]
 mod stories {
+    mod bootstrap;
     mod changes;
+    mod corruption;
     mod damage;
+    mod dns;
+    mod forced;
+    mod leaderless;
+    #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;
     mod static_members;

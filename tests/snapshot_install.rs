@@ -1,57 +1,32 @@
 //! Installing another member's state, with a crash at each step of it: the engine over a disk, without a network.
 
+#[path = "engine/options.rs"]
+mod options;
+
 use std::{path::Path, sync::Arc};
 
 use etcore::{
-    member::{AutoCompaction, CommitPolicy, Engine, Event, INCOMING, MemberInfo, MemberOptions, Outputs, Request},
+    member::{Engine, Event, INCOMING, MemberOptions, Outputs, Request},
     metrics::CoreMetrics,
 };
 use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
+use options::{MS, founders};
 use prost::Message as _;
 use raft::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
 use storage::{io::StdDisk, tree::Root};
 use tempfile::TempDir;
 
-const MS: u64 = 1_000_000;
 const LEADER: u64 = 1;
 const FOLLOWER: u64 = 2;
 
 fn options(member_id: u64) -> MemberOptions {
-    let first = MemberInfo {
-        id: LEADER,
-        peer_urls: vec!["http://127.0.0.1:1".into()],
-        name: "m1".into(),
-        ..MemberInfo::default()
+    // The follower joins: it begins with nothing.
+    let first = if member_id == LEADER {
+        founders(&[LEADER])
+    } else {
+        Vec::new()
     };
-    MemberOptions {
-        member_id,
-        cluster_id: 7,
-        name: format!("m{member_id}"),
-        client_urls: Vec::new(),
-        // The follower joins: it begins with nothing.
-        initial_members: if member_id == LEADER { vec![first] } else { Vec::new() },
-        tick_ns: 10 * MS,
-        election_ticks: 10,
-        election_timeout_ns: 100 * MS,
-        pre_vote: true,
-        seed: member_id,
-        request_timeout_ns: 5000 * MS,
-        buffered_bytes_max: 4 << 20,
-        catch_up_entries: 10,
-        commit: CommitPolicy {
-            interval_ns: 10 * MS,
-            bytes_max: 1 << 20,
-        },
-        compaction_pause_ns: 10 * MS,
-        auto_compaction: AutoCompaction::Off,
-        max_learners: 1,
-        strict_reconfig_check: true,
-        wal_dir: "wal".to_owned(),
-        wal_segment_bytes: Some(1 << 20),
-        tree_reserve_bytes: 256 << 20,
-        tree_page_bytes: 4096,
-        tree_growth_bytes: 1 << 20,
-    }
+    options::options(member_id, first)
 }
 
 /// A member on a directory. Dropping it is a crash.

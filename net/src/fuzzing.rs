@@ -204,6 +204,7 @@ fn small_limits(choices: &mut Choices<'_>) -> Limits {
 
 /// Answers every event in one of the ways a server may.
 fn answer_all(server: &mut ServerConn, choices: &mut Choices<'_>) {
+    server.begin_turn();
     while let Some(event) = server.next_event() {
         match event {
             Event::Request { stream, head } => {

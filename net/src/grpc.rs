@@ -5,7 +5,8 @@
 //! 1. `on_time(now_ns)` when the clock has moved (it returns the next deadline; keepalive and the flood budgets need
 //!    it);
 //! 2. `receive(bytes)` with whatever the socket gave, in pieces of any size;
-//! 3. `next_event()` until it returns `None`, acting on each event;
+//! 3. `begin_turn()`, then `next_event()` until it returns `None`, acting on each event; once more later when
+//!    `wants_turn()`;
 //! 4. one write of `pending_output()`, then `advance_output(n)` with what the socket took. Space freed there, and
 //!    window updates received, let queued messages flow, so `next_event()` may have `Writable` events after it;
 //! 5. when `is_done()`, close the socket.
@@ -15,6 +16,7 @@
 //! cancellation; a command on a stream that is no longer open does nothing, so late answers need no check.
 
 mod client;
+mod gzip;
 mod head;
 mod message;
 mod server;

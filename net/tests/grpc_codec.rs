@@ -3,6 +3,7 @@
 #[path = "support/wire.rs"]
 mod wire;
 
+use std::io::Read;
 use std::time::Duration;
 
 use net::grpc::{ClientConn, ClientEvent, Code, ErrorCode, Event, Limits, ServerConn, Status, StreamId};
@@ -283,19 +284,121 @@ fn broken_messages_end_their_call_with_internal() {
     }
 }
 
+/// A call whose messages may be in gzip.
+fn gzip_call(wire: &mut Wire, stream: u32) {
+    let head = [GRPC_POST, b"\x00\x0dgrpc-encoding\x04gzip"].concat();
+    wire.send(HEADERS, END_HEADERS, stream, &head);
+}
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    flate2::bufread::GzEncoder::new(body, flate2::Compression::best())
+        .read_to_end(&mut packed)
+        .unwrap();
+    let mut bytes = message(&packed);
+    bytes[0] = 1;
+    bytes
+}
+
+fn unzipped(frame: &Frame) -> Vec<u8> {
+    assert_eq!(frame.payload[0], 1, "the message says that it is compressed");
+    assert_eq!(frame.payload[1..5], (frame.payload.len() as u32 - 5).to_be_bytes());
+    let mut body = Vec::new();
+    let mut decoder = flate2::bufread::GzDecoder::new(&frame.payload[5..]);
+    decoder.read_to_end(&mut body).unwrap();
+    body
+}
+
+#[test]
+fn a_call_in_gzip_is_answered_in_gzip() {
+    let mut wire = Wire::new();
+    gzip_call(&mut wire, 1);
+    wire.send(DATA, 0, 1, &gzipped(&[b'v'; 1000]));
+    wire.send(DATA, END_STREAM, 1, &message(b"a plain one is fine too"));
+    assert_eq!(
+        wire.events(),
+        ["1 request /a/b", "1 message of 1000", "1 message of 23", "1 half-close"]
+    );
+    wire.server
+        .send_message(StreamId(1), 500, |out| out.extend_from_slice(&[b'a'; 500]));
+    wire.server
+        .reply(StreamId(1), 0, |out| out.extend_from_slice(b"the second"));
+    let frames = wire.output();
+    let kinds: Vec<u8> = frames.iter().map(|frame| frame.kind).collect();
+    let data: Vec<&Frame> = frames.iter().filter(|frame| frame.kind == DATA).collect();
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), (HEADERS, HEADERS));
+    assert_eq!(unzipped(data[0]), [b'a'; 500]);
+    assert!(data[0].payload.len() < 100);
+    assert_eq!(unzipped(data[1]), b"the second");
+    let mut decoder = ClientConn::new(Limits::default(), "http", "a", 0);
+    decoder.start_call("/a/b", &[]).unwrap();
+    decoder.receive(&frame(SETTINGS, 0, 0, &[]));
+    decoder.receive(&frame(HEADERS, frames[0].flags, 1, &frames[0].payload));
+    let Some(ClientEvent::Headers { headers, .. }) = decoder.next_event() else {
+        panic!("no head")
+    };
+    assert_eq!(
+        shown(&headers),
+        [":status: 200", "content-type: application/grpc", "grpc-encoding: gzip"]
+    );
+}
+
+#[test]
+fn bombs_end_their_calls_one_a_turn_and_the_connection_lives() {
+    let mut wire = Wire::new();
+    let bomb = gzipped(&vec![0; 3_000_000]);
+    assert!(bomb.len() < 4000);
+    let calls = [1, 3, 5];
+    for stream in calls {
+        gzip_call(&mut wire, stream);
+        wire.send(DATA, END_STREAM, stream, &bomb);
+    }
+    let mut events = Vec::new();
+    for _ in calls {
+        wire.server.begin_turn();
+        events.extend(wire.events());
+        let answers = wire.output().iter().filter(|frame| frame.kind == HEADERS).count();
+        assert_eq!(answers, 1, "a turn unpacks one of them");
+    }
+    assert_eq!(events.iter().filter(|event| event.contains("cancelled")).count(), 3);
+    assert!(!events.iter().any(|event| event.contains("message")), "{events:?}");
+    wire.server.begin_turn();
+    wire.call(7);
+    wire.send(DATA, END_STREAM, 7, &message(b"request"));
+    let events = wire.events();
+    assert_eq!(events[events.len() - 2..], ["7 message of 7", "7 half-close"]);
+}
+
+#[test]
+fn what_waits_compressed_is_unpacked_turn_by_turn() {
+    let mut wire = Wire::new();
+    gzip_call(&mut wire, 1);
+    for _ in 0..10 {
+        wire.send(DATA, 0, 1, &gzipped(&[0; 30_000]));
+    }
+    wire.send(DATA, END_STREAM, 1, &[]);
+    let mut turns = Vec::new();
+    while turns.is_empty() || wire.server.wants_turn() {
+        wire.server.begin_turn();
+        turns.push(wire.events().iter().filter(|event| event.contains("message")).count());
+    }
+    assert_eq!(turns, [3, 3, 3, 1]);
+    assert!(!wire.server.has_events());
+}
+
 #[test]
 fn requests_that_no_handler_should_see_are_refused() {
     let mut pair = Pair::new();
-    pair.call(&[("grpc-encoding", "gzip")], b"x");
+    pair.call(&[("grpc-encoding", "snappy")], b"x");
     let status = pair.end();
     assert_eq!(status.code, Code::Unimplemented);
     assert_eq!(
         status.message,
-        "grpc: Decompressor is not installed for grpc-encoding \"gzip\""
+        "grpc: Decompressor is not installed for grpc-encoding \"snappy\""
     );
     assert_eq!(
         status.trailers,
-        [("grpc-accept-encoding".to_string(), "identity".to_string())]
+        [("grpc-accept-encoding".to_string(), "identity,gzip".to_string())]
     );
     pair.call(&[("grpc-timeout", "1x")], b"x");
     let status = pair.end();

@@ -17,6 +17,7 @@ mod writes;
 use std::collections::VecDeque;
 
 use crate::error::LogError;
+use crate::mutant;
 use crate::ready::PersistToken;
 use crate::types::{Entry, Snapshot};
 use writes::Writes;
@@ -123,6 +124,9 @@ impl Log {
     ///
     /// Source: Raft paper, section 5.4.1.
     pub(crate) fn is_up_to_date(&self, last_index: u64, last_term: u64) -> bool {
+        if mutant::on("longer_log_wins") {
+            return last_index >= self.last_index();
+        }
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
 
@@ -156,7 +160,9 @@ impl Log {
     ///
     /// Source: Raft paper, section 5.3.
     pub(crate) fn merge(&mut self, entries: Vec<Entry>) {
-        let conflict = entries.iter().position(|entry| !self.matches(entry.index, entry.term));
+        let conflicts =
+            |entry: &Entry| !self.matches(entry.index, entry.term) || mutant::on("late_append_cuts_the_log");
+        let conflict = entries.iter().position(conflicts);
         if let Some(at) = conflict {
             if entries[at].index <= self.last_index() {
                 self.truncate_from(entries[at].index);

@@ -27,6 +27,7 @@ use crate::error::{
 };
 use crate::log::Log;
 use crate::membership::Configuration;
+use crate::mutant;
 use crate::ready::{PersistToken, ReadState, Ready, Status};
 use crate::rng::SplitMix64;
 use crate::tracker::{Inflights, Tracker};
@@ -89,7 +90,11 @@ impl RawNode {
             rng: SplitMix64::new(config.seed),
             config,
             term: start.hard_state.term,
-            vote: start.hard_state.vote,
+            vote: if mutant::on("vote_forgotten") {
+                0
+            } else {
+                start.hard_state.vote
+            },
             role: Role::Follower,
             leader_id: 0,
             log: Log::new(base, start.entries, committed, start.applied),

@@ -8,7 +8,8 @@ mod member;
 use bytes::Bytes;
 use member::{Disk, Member};
 use raft::{
-    ConfChangeType, ConfChangeV2, ConfState, Config, Entry, HardState, Message, MessageType, RawNode, Role, Start,
+    ConfChangeType, ConfChangeV2, ConfState, Config, Entry, EntryType, HardState, Message, MessageType, RawNode, Role,
+    Start,
 };
 
 fn config(id: u64) -> Config {
@@ -526,6 +527,31 @@ fn section_6_a_joint_configuration_needs_both_majorities() {
     assert_eq!(one.raw.commit_index(), 2, "1 and 4 of 1, 3, 4, 5 are no majority");
     acknowledge(&mut one, 5, 3);
     assert_eq!(one.raw.commit_index(), 3);
+    one.raw.propose(Bytes::from_static(b"another")).unwrap();
+    settle(&mut one);
+    acknowledge(&mut one, 4, 4);
+    acknowledge(&mut one, 5, 4);
+    assert_eq!(one.raw.commit_index(), 3, "a majority of the new half alone");
+    acknowledge(&mut one, 2, 4);
+    assert_eq!(one.raw.commit_index(), 4);
+}
+
+#[test]
+fn section_6_one_change_at_a_time_also_when_another_leader_began_it() {
+    let mut one = member(3, 1, &[]);
+    let change = |id| ConfChangeV2::single(ConfChangeType::AddNode, id);
+    let mut from_two = append(2, 1, (0, 0), &[1], 0);
+    (from_two.entries[0].entry_type, from_two.entries[0].data) = (EntryType::ConfChangeV2, change(4).encode());
+    one.raw.step(from_two).unwrap();
+    settle(&mut one);
+    lead(&mut one);
+    let unapplied = one.raw.propose_conf_change(change(5)).unwrap_err();
+    assert!(unapplied.to_string().contains("not yet applied"), "{unapplied}");
+    acknowledge(&mut one, 2, 2);
+    assert_eq!(one.raw.conf_state().voters, [1, 2, 3, 4]);
+    one.raw.propose_conf_change(change(5)).unwrap();
+    settle(&mut one);
+    one.raw.propose_conf_change(change(6)).unwrap_err();
 }
 
 #[test]

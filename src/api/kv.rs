@@ -94,10 +94,7 @@ impl Api {
             return self.serve_range(&view, key, &request, wire);
         }
         if self.view().is_learner {
-            return Err(Failure {
-                code: net::grpc::Code::FailedPrecondition,
-                text: "etcdserver: rpc not supported for learner",
-            });
+            return Err(status::NOT_FOR_LEARNER);
         }
         self.wait_for_round(Waiting::Range {
             key,

@@ -8,7 +8,7 @@ use net::{
     pb::{
         etcdserverpb::{
             AlarmRequest, AlarmType, DowngradeRequest, DowngradeResponse, HashKvRequest, MoveLeaderRequest,
-            StatusResponse, downgrade_request::DowngradeAction,
+            StatusResponse, alarm_request::AlarmAction, downgrade_request::DowngradeAction,
         },
         grpc::health::v1::{
             HealthCheckRequest, HealthCheckResponse, HealthListResponse, health_check_response::ServingStatus,
@@ -26,7 +26,7 @@ use super::{
     status::{self, Failure},
 };
 use crate::{
-    member::Request,
+    member::{CORRUPT, Request},
     version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION},
 };
 
@@ -34,6 +34,21 @@ impl Api {
     pub(super) fn alarm(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let _: AlarmRequest = decode(message.clone())?;
         self.propose(EntryField::Alarm, &message, Pending::Plain { key })
+    }
+
+    /// Raises the CORRUPT alarm for a member (0: nobody knows which), unless it is on.
+    pub fn raise_corrupt(&mut self, member: u64) {
+        if self.view().alarms.contains(&(member, CORRUPT)) {
+            return;
+        }
+        let request = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: member,
+            alarm: CORRUPT,
+        };
+        // Refused when too much waits: the next check raises it.
+        let _ = self.propose(EntryField::Alarm, &request.encode_to_vec(), Pending::Alarm);
+        self.flush_outbox();
     }
 
     pub(super) fn status(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {

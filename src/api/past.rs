@@ -1,6 +1,7 @@
 //! What watchers read: events of blocks, and history from a view.
 
 use bytes::Bytes;
+use raft::mutant;
 use storage::mvcc::{Block, Kv, StoreView};
 
 use super::watch::{Event, Past};
@@ -37,7 +38,12 @@ impl Past for ViewPast<'_> {
         // A key changes at most once in a revision, but for deletes and puts of different keys, so the state before the
         // revision is the state before the change.
         let _ = sub;
-        self.0.kv_at(key, main - 1).ok().flatten().map(Bytes::copy_from_slice)
+        let last = if mutant::on("prev_kv_is_the_new_one") {
+            main
+        } else {
+            main - 1
+        };
+        self.0.kv_at(key, last).ok().flatten().map(Bytes::copy_from_slice)
     }
 }
 

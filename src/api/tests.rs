@@ -73,6 +73,7 @@ impl Harness {
             txn_ops_max: 128,
             quota_bytes: None,
             progress_interval_ns: u64::MAX / 4,
+            election_timeout_ns: 1_000_000_000,
             slow_request_ns: 0,
             extensive_metrics: false,
         };

@@ -13,7 +13,9 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use net::pb::{etcdserverpb::AlarmMember, leasepb};
 use prost::Message;
-use raft::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start};
+use raft::{
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start, mutant,
+};
 use storage::{
     buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
@@ -24,6 +26,7 @@ use storage::{
 
 use super::{
     AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    alone::stand_alone,
     auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
     engine::Compaction,
@@ -56,6 +59,8 @@ pub struct MemberOptions {
     pub client_urls: Vec<String>,
     /// The members a new cluster begins with, this one among them; empty: join a cluster that is there.
     pub initial_members: Vec<MemberInfo>,
+    /// Go on as a cluster of one, without the other members.
+    pub force_new_cluster: bool,
     /// Length of a raft tick, the heartbeat interval. Units: nanoseconds.
     pub tick_ns: u64,
     /// Election time-out. Units: ticks.
@@ -72,6 +77,8 @@ pub struct MemberOptions {
     pub seed: u64,
     /// A proposal or read that is not done by then fails. Units: nanoseconds.
     pub request_timeout_ns: u64,
+    /// How often what is left of long leases is noted in the log. Units: nanoseconds.
+    pub lease_checkpoint_interval_ns: u64,
     /// Above this much that is not in the tree or the log yet, proposals are refused. Units: bytes.
     pub buffered_bytes_max: usize,
     /// Log entries kept behind the tree for followers that lag.
@@ -144,6 +151,18 @@ pub enum BootError {
         /// Where the log begins.
         first: u64,
     },
+    /// The cluster removed this member.
+    #[error(
+        "the member has been permanently removed from the cluster; the data directory used by this member must be removed. \
+         To have it back, add it anew (etcdctl member add) and start it with an empty one"
+    )]
+    Removed,
+    /// The log of a member that is to stand alone does not know it.
+    #[error(
+        "--force-new-cluster needs a member that has taken part in its cluster, and the log of this one does not reach its \
+         own addition: use another member, or restore a snapshot"
+    )]
+    NotInCluster,
     /// A file call failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -206,7 +225,7 @@ impl Engine {
             Err(error) => Err(error),
         };
         let whole = tree.and_then(|tree| read(disk, &options, tree));
-        let may_refill = refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
+        let may_refill = !options.force_new_cluster && refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
         let (tree, rows, store, applied, refill) = match whole {
             Ok((tree, rows, store, applied)) => (tree, rows, store, applied, None),
             Err(error) if error.is_damage() && may_refill => {
@@ -228,12 +247,20 @@ impl Engine {
         if is_new && applied.index > 0 {
             return Err(BootError::LogLost { applied: applied.index });
         }
-        let start = if is_new {
+        if rows.members.removed.contains(&options.member_id) {
+            return Err(BootError::Removed);
+        }
+        let mut start = if is_new {
             bootstrap(&options)
         } else {
             resume(recovered, &applied)?
         };
-        let founding = is_new.then(|| wal.append(&start.entries, Some(start.hard_state), None));
+        let decreed = match options.force_new_cluster && !is_new {
+            true => stand_alone(&mut start, options.member_id)?,
+            false => Vec::new(),
+        };
+        let first = if is_new { &start.entries } else { &decreed };
+        let founding = (is_new || !decreed.is_empty()).then(|| wal.append(first, Some(start.hard_state), None));
         let mut raft =
             RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
         raft.hold_back(refill.is_some());
@@ -589,6 +616,7 @@ impl Rows {
             applied,
             now_ns,
             next_checkpoint_ns: u64::MAX,
+            checkpoint_from: None,
             proposals: AHashMap::new(),
             next_time_out_ns: 0,
             reads: Vec::new(),
@@ -596,12 +624,19 @@ impl Rows {
             ask_rounds_again: false,
 
             // An answer to a question from before a restart must not pass for one to a later question.
-            next_context: (options_seed << 20) | 1,
+            next_context: if mutant::on("read_contexts_repeat") {
+                1
+            } else {
+                (options_seed << 20) | 1
+            },
             batch: Vec::new(),
             batch_ids: Vec::new(),
             batch_waits: false,
             replies: Vec::new(),
             forwards: Default::default(),
+            renewals: Default::default(),
+            transfers: Default::default(),
+            elected_ns: 0,
             changes: Default::default(),
             refills: Vec::new(),
             removed: false,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
 use storage::{
     failpoint,
     io::{Completion, Disk},
@@ -74,12 +75,15 @@ pub struct Committer {
     complained: bool,
     /// The tree has pages to write that wait for nothing.
     working: bool,
+    /// What the tree used after the last commit. Units: bytes.
+    settled_bytes: u64,
 }
 
 impl Committer {
     /// Takes over an open tree.
     pub fn new(tree: Tree, policy: CommitPolicy) -> Self {
         Committer {
+            settled_bytes: tree.in_use_bytes(),
             tree,
             policy,
             state: State::Idle,
@@ -102,12 +106,14 @@ impl Committer {
         assert!(self.is_idle(), "a tree is replaced between commits");
         self.shrinking = false;
         self.working = false;
+        self.settled_bytes = tree.in_use_bytes();
         std::mem::replace(&mut self.tree, tree)
     }
 
-    /// (bytes of the file, bytes in use).
+    /// (bytes of the file, bytes in use). What a commit under way takes counts at its end: until then the same rows
+    /// count as buffered, and one must not add up to a full quota with the other.
     pub fn sizes(&self) -> (u64, u64) {
-        (self.tree.size_bytes(), self.tree.in_use_bytes())
+        (self.tree.size_bytes(), self.settled_bytes)
     }
 
     /// What the tree durably has.
@@ -221,11 +227,17 @@ impl Committer {
         self.hurry = false;
         failpoint!("commitBeforePreCommitHook");
         let applied = batch.applied();
+        let ahead = mutant::on("applied_index_ahead_of_the_tree");
         let user = MetaUser {
-            applied_index: applied.index,
+            applied_index: if ahead { persisted } else { applied.index },
             applied_term: applied.term,
             conf_state: applied.conf_state.clone(),
             ..MetaUser::default()
+        };
+        let user = if mutant::on("applied_index_behind_the_tree") {
+            self.tree.root().user().clone()
+        } else {
+            user
         };
         failpoint!("commitAfterPreCommitHook");
         failpoint!("beforeStartDBTxn");
@@ -328,6 +340,7 @@ impl Committer {
             Some(batch) => store.on_committed(base, &batch),
             None => store.on_root(base),
         }
+        self.settled_bytes = self.tree.in_use_bytes();
         self.finish_shrinking();
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {

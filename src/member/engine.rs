@@ -68,7 +68,8 @@ pub struct Outputs {
 pub struct Engine {
     pub(super) member: Member,
     pub(super) wal: Wal,
-    /// The write of a new cluster's first entries, until it is durable: consensus believes that it is.
+    /// The write of a new cluster's first entries, or of those that make a member a cluster of one, until it is durable:
+    /// consensus believes that it is.
     pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
     /// Appends under way: the log's token, consensus's token, when it was submitted.
@@ -121,6 +122,11 @@ impl Engine {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.clone()
+    }
+
+    /// Whether it holds nothing at all: no entry, no member.
+    pub fn is_blank(&self) -> bool {
+        self.member.raft.last_index() == 0 && self.member.members.members.is_empty()
     }
 
     /// The newest durable root, for a follower that lags behind the log.
@@ -323,10 +329,7 @@ impl Engine {
                     }
                 }
             }
-            match self.member.raft.is_leader() {
-                true => failpoint!("raftBeforeLeaderSend"),
-                false => failpoint!("raftBeforeFollowerSend"),
-            }
+            failpoint!(if self.member.raft.is_leader() => "raftBeforeLeaderSend" else "raftBeforeFollowerSend");
             out.messages.extend(ready.messages);
             self.to_apply.extend(ready.committed);
             for state in ready.read_states {
@@ -336,6 +339,7 @@ impl Engine {
             failpoint!("raftBeforeAdvance");
         }
         self.member.finish_rounds();
+        self.member.pump_renewals();
         self.member.finish_forwards();
         self.campaign_alone();
         Ok(())

@@ -124,7 +124,11 @@ impl Member {
             let (late, shard, call) = (forward.deadline_ns <= now, forward.shard, forward.call);
             if late {
                 self.forwards.waiting.remove(&id);
-                self.answer(shard, id, Err(Refusal::Timeout));
+                let why = match leader {
+                    0 => Refusal::NoLeader,
+                    _ => Refusal::Timeout,
+                };
+                self.answer(shard, id, Err(why));
             } else if leads {
                 self.forwards.waiting.remove(&id);
                 self.answer_as_leader(Asker::Shard(shard, id), &call);

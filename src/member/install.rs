@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use raft::{ConfState, Message, PersistToken, SnapshotMetadata};
+use raft::{ConfState, Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
     io::{Disk, ErrorKind, Op},
@@ -192,7 +192,9 @@ fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
     })?;
-    disk.call(Op::SyncDir(String::new()))?;
+    if !mutant::on("installed_name_not_synced") {
+        disk.call(Op::SyncDir(String::new()))?;
+    }
     Ok(())
 }
 
@@ -211,7 +213,8 @@ pub(super) fn finish(
         other => unreachable!("a list answers names, not {other:?}"),
     };
     let received = names.iter().any(|name| name == INCOMING);
-    let Some(marker) = marker.filter(|marker| marker.index > applied) else {
+    let Some(marker) = marker.filter(|marker| marker.index > applied && !mutant::on("unfinished_install_forgotten"))
+    else {
         if received {
             match disk.call(Op::Remove(INCOMING.to_owned())) {
                 Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),

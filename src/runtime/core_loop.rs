@@ -14,7 +14,7 @@ use net::io::{Acceptor, Listener, peer_door};
 use storage::io::GlommioDisk;
 
 use super::{
-    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, die, die_of_damage, identity,
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
     pause::{Turn, breathe},
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::FromCore,
     bell::Bell,
+    config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
     member::{Engine, Event, Outputs, Published, Reply, View},
 };
@@ -94,11 +95,24 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         error,
     };
     let mut disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
-    let birth = identity::resolve(&shared.config, &mut disk)?;
+    let mut birth = identity::resolve(&shared.config, &mut disk, &shared.stop).await?;
+    let start = |birth: &identity::Birth, disk: &mut GlommioDisk| {
+        let seed = unix_ms() ^ birth.identity.member_id;
+        let member = options::member(&shared.config, birth, seed);
+        Engine::boot(disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)
+    };
+    let mut engine = start(&birth, &mut disk)?;
+    if birth.knows_nobody() && engine.is_blank() {
+        // It ended in its very first start, between making the log and writing to it.
+        drop((engine, disk));
+        disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
+        birth = identity::first(&shared.config, &shared.stop).await?;
+        engine = start(&birth, &mut disk)?;
+    }
     shared.identity = birth.identity;
-    let seed = unix_ms() ^ birth.identity.member_id;
-    let member = options::member(&shared.config, &birth, seed);
-    let engine = Engine::boot(&mut disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)?;
+    if birth.restarts && !engine.is_refilling() && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
+        corruption::check_at_start(shared, &engine.view()).await?;
+    }
     let slot = Slot::new(engine.view());
     let (to_core, inbox) = mailbox(MAILBOX_CAPACITY);
     let (mut shards, mut seeds) = (Vec::new(), Vec::new());

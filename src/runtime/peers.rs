@@ -28,6 +28,7 @@ use crate::{
     config::ETCD_VERSION,
     member::{Event, Membership},
 };
+pub(super) use link::resolve;
 use link::{Link, Outgoing};
 
 /// Kinds of log entries this program applies: etcd 3.6's, and batches of lease revocations.

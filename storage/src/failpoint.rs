@@ -14,6 +14,9 @@ macro_rules! failpoint {
     ($name:literal) => {
         $crate::failpoint::hit($name)
     };
+    (if $condition:expr => $name:literal else $other:literal) => {
+        $crate::failpoint::hit(if $condition { $name } else { $other })
+    };
 }
 
 /// Marks a point: nothing, unless the build has the feature `failpoints` and the point is armed.
@@ -21,6 +24,9 @@ macro_rules! failpoint {
 #[macro_export]
 macro_rules! failpoint {
     ($name:literal) => {
+        ()
+    };
+    (if $condition:expr => $name:literal else $other:literal) => {
         ()
     };
 }

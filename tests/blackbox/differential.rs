@@ -4,12 +4,14 @@
 //! `hash_revision`, which 3.5 does not have. Needs the real etcd: `ETCORE_TEST_ETCD`, else `etcd` on PATH.
 
 mod calls;
+mod coverage;
 
 use crate::support::{
     pb::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRequest},
     *,
 };
 use calls::{Answer, Call, Generator};
+use coverage::Coverage;
 
 /// Requests at scale 1.
 const REQUESTS: u64 = 3000;
@@ -65,11 +67,13 @@ async fn random_requests_get_the_answers_of_etcd() {
     let mut pair = Pair::of(&etcd, &ours);
     let mut generator = Generator::new(seed);
     let mut differences = Differences::default();
+    let mut coverage = Coverage::default();
     let requests = scaled(REQUESTS);
     for number in 0..requests {
         let call = generator.next_call();
         let answer = pair.ask(number, &call, &mut differences).await;
         generator.learn(&call, &answer);
+        coverage.count(&call, &answer);
         if number % (requests / 4).max(1) == 0 {
             compare_states(&pair, &generator, &mut differences).await;
         }
@@ -77,11 +81,14 @@ async fn random_requests_get_the_answers_of_etcd() {
             etcd.restart();
             ours.restart();
             pair = Pair::of(&etcd, &ours);
+            compare_states(&pair, &generator, &mut differences).await;
+            differences.settle();
         }
     }
     compare_states(&pair, &generator, &mut differences).await;
     compare_histories(&pair, &generator).await;
     differences.settle();
+    coverage.settle();
 }
 
 /// Hashes and whole pictures at several revisions.

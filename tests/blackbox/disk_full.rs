@@ -6,78 +6,12 @@ use crate::support::{
     pb::etcdserverpb::{AlarmType, alarm_request::AlarmAction},
     *,
 };
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
-use tempfile::TempDir;
+use std::time::Duration;
 use tonic::Code;
 
 const DISK: u64 = 512 << 20;
 /// What the server may still take once the balloon is inflated.
 const LEFT: u64 = 48 << 20;
-
-/// An ext4 file system in a file, unmounted when dropped.
-struct SmallDisk {
-    mount: PathBuf,
-    _dir: TempDir,
-}
-
-impl SmallDisk {
-    fn new() -> Option<SmallDisk> {
-        let dir = TempDir::new().ok()?;
-        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
-        File::create(&image).and_then(|file| file.set_len(DISK)).ok()?;
-        std::fs::create_dir(&mount).ok()?;
-        let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        let mounted = made && succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
-        mounted.then_some(SmallDisk { mount, _dir: dir })
-    }
-
-    fn balloon(&self) -> PathBuf {
-        self.mount.join("balloon")
-    }
-
-    /// Takes all space but [`LEFT`].
-    fn inflate(&self) {
-        let size = free_bytes(&self.mount).saturating_sub(LEFT).to_string();
-        assert!(
-            succeeds(Command::new("fallocate").args(["-l", &size]).arg(self.balloon())),
-            "the balloon inflates"
-        );
-    }
-
-    fn deflate(&self) {
-        std::fs::remove_file(self.balloon()).expect("the balloon can be removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        for _ in 0..50 {
-            if succeeds(Command::new("umount").arg(&self.mount)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        eprintln!("cannot unmount {}", self.mount.display());
-    }
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}
-
-fn free_bytes(mount: &Path) -> u64 {
-    let said = tools::run(Command::new("df").args(["--output=avail", "-B1"]).arg(mount));
-    said.ok()
-        .lines()
-        .nth(1)
-        .and_then(|line| line.trim().parse().ok())
-        .expect("df tells the free bytes")
-}
 
 /// Puts until the disk is full; returns the acknowledged keys with their revisions, and the refusal.
 async fn fill(client: &Client) -> (Vec<(String, i64)>, tonic::Status) {
@@ -95,13 +29,13 @@ async fn fill(client: &Client) -> (Vec<(String, i64)>, tonic::Status) {
 
 #[tokio::test]
 async fn a_full_disk_stops_writes_and_heals_without_loss() {
-    let Some(disk) = SmallDisk::new() else {
-        return skipped("root, loop devices and mkfs.ext4");
+    let Some(disk) = SmallDisk::new(DISK) else {
+        return skipped(SmallDisk::NEEDS);
     };
-    let mut server = Server::start_on(&disk.mount.join("data"), &["--quota-backend-bytes=8000000000"]).await;
+    let mut server = Server::start_on(&disk.path().join("data"), &["--quota-backend-bytes=8000000000"]).await;
     let client = server.client();
     client.put("before", "v").await;
-    disk.inflate();
+    disk.inflate(LEFT);
 
     let (acknowledged, refusal) = fill(&client).await;
     println!(

@@ -12,6 +12,7 @@ mod auth;
 mod bench;
 mod cluster;
 mod compaction;
+mod compression;
 mod crash;
 mod differential;
 mod disk_full;
@@ -30,6 +31,7 @@ mod maintenance;
 mod quota;
 mod range_stream;
 mod snapshot;
+#[allow(dead_code, unused_imports)] // the stories of clusters need the rest
 mod support;
 mod transport;
 mod txn;

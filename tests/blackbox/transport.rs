@@ -58,24 +58,6 @@ async fn a_message_above_the_receive_limit_is_refused_by_size() {
 }
 
 #[tokio::test]
-async fn compressed_requests_are_refused() {
-    let (server, client) = fresh().await;
-    let mut request = Request::new(put_request("k", "v"));
-    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
-    let answer = call(&client, "/etcdserverpb.KV/Put", request).await;
-    // etcd takes them and compresses its answer, which the client of this test does not understand.
-    let status = answer.expect_err("the call fails");
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("gzip"), "{status:?}");
-    let written = client.get("k").await.is_some();
-    assert_eq!(
-        written,
-        server.is_reference(),
-        "a call that is not implemented has no effect"
-    );
-}
-
-#[tokio::test]
 async fn calls_that_demand_a_leader_are_served_while_there_is_one() {
     let (_server, client) = fresh().await;
     let mut request = Request::new(put_request("k", "v"));

@@ -561,7 +561,12 @@ impl Cluster {
             (Refusal::FutureRevision, Ask::Compact(at)) => *at > pending.floor,
             (Refusal::LeaseNotFound, ask) => matches!(ask, Ask::Put(_) | Ask::Revoke(_)),
             (Refusal::NotPrimary, ask) => matches!(ask, Ask::Renew(_)),
-            (Refusal::NotLeader | Refusal::BadTransferee, ask) => matches!(ask, Ask::MoveLeader(_)),
+            (Refusal::NotLeader | Refusal::BadTransferee | Refusal::TransferTimeout, ask) => {
+                matches!(ask, Ask::MoveLeader(_))
+            }
+            (Refusal::NoLeader, ask) => matches!(ask, Ask::Renew(_)),
+            (Refusal::NeverProposed, ask) => !matches!(ask, Ask::Read { .. } | Ask::Renew(_)),
+            (Refusal::TimeoutLeaderFailed | Refusal::TimeoutConnectionLost, _) => self.weather.members > 1,
             (Refusal::NoSpace, _) => self.weather.disk_full > 0,
             (Refusal::Timeout | Refusal::ProposalDropped | Refusal::TooManyRequests, _) => true,
             _ => false,

@@ -370,5 +370,9 @@ fn check_txn(txn: &TxnRequest, outcome: &TxnOutcome, store: &StoreView, history:
 
 /// Whether a refusal says that the request has no effect and never will.
 pub fn is_final(refusal: Refusal) -> bool {
-    !matches!(refusal, Refusal::Timeout | Refusal::LeaderChanged | Refusal::Stopped)
+    use Refusal::{LeaderChanged, Stopped, Timeout, TimeoutConnectionLost, TimeoutLeaderFailed};
+    !matches!(
+        refusal,
+        Timeout | TimeoutConnectionLost | TimeoutLeaderFailed | LeaderChanged | Stopped
+    )
 }

@@ -6,7 +6,7 @@ use crate::{
     host::member_id,
     leases::key_of,
     requests::{self, Ask},
-    watching::Watcher,
+    watching,
     weather::{Dice, MS, SEC},
 };
 
@@ -27,7 +27,7 @@ impl Cluster {
         self.plan(500 * MS, Action::Fault);
         self.plan(SEC, Action::Check);
         for call in 1..=WATCHERS {
-            let watcher = Watcher::draw(call, 0, 0, &mut self.rng, self.weather.keys);
+            let watcher = watching::draw(call, 0, 0, &mut self.rng, self.weather.keys);
             self.watchers.insert(call, watcher);
             let after_ns = self.rng.between(MS, SEC);
             self.plan(after_ns, Action::Connect(call));
@@ -148,7 +148,7 @@ impl Cluster {
                 let up = self.hosts[index].up();
                 up.hub.close(call);
                 up.wire.drain(call);
-                let watcher = Watcher::draw(call, index, next, &mut self.rng, self.weather.keys);
+                let watcher = watching::draw(call, index, next, &mut self.rng, self.weather.keys);
                 self.watchers.insert(call, watcher);
                 self.plan(0, Action::Connect(call));
             }

@@ -74,6 +74,8 @@ pub struct Weather {
     pub clock: u64,
     pub partition: u64,
     pub transfer: u64,
+    /// How often what is left of leases is noted in the log. Units: nanoseconds.
+    pub lease_checkpoint_ns: u64,
 }
 
 impl Weather {
@@ -82,7 +84,7 @@ impl Weather {
         let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5eed);
         let members = [1, 3, 3, 5][(seed % 4) as usize];
         let alone = members == 1;
-        Weather {
+        let mut weather = Weather {
             members,
             trouble_ns: rng.between(20, 60) * SEC,
             request_gap_ns: rng.pick(&[15, 30, 60, 120]) * MS,
@@ -110,7 +112,13 @@ impl Weather {
             clock: rng.pick(&[0, 0, 2, 6]),
             partition: if alone { 0 } else { rng.pick(&[0, 3, 8]) },
             transfer: if alone { 0 } else { rng.pick(&[0, 1, 4]) },
+            lease_checkpoint_ns: 300 * SEC,
+        };
+        // With clocks that differ a checkpointed lease lives for its time by the sum of several of them.
+        if weather.clock == 0 {
+            weather.lease_checkpoint_ns = rng.pick(&[1, 1, 300]) * SEC;
         }
+        weather
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::message::{Assembly, SharedCopy, put_message};
+use super::message::{Assembly, Cut, Rules, SharedCopy, put_message};
 use super::status::percent_decode;
 use super::{CloseReason, Code, ErrorCode, Headers, Limits, MESSAGE_PREFIX_BYTES, Status, StreamId};
 use crate::h2::{self, BlockMemo, Connection, Data, Handler, Indexing, Role, Slot};
@@ -304,10 +304,15 @@ impl Calls {
         let mut result = Ok(0);
         if !call.over {
             let events = &mut self.events;
-            result = call.assembly.feed(&data, &mut self.shared, len_max, |message, credit| {
+            let rules = Rules {
+                len_max,
+                may_be_packed: false,
+            };
+            let emit = |Cut { message, credit, .. }: Cut| {
                 owed -= credit;
                 events.push_back((ClientEvent::Message { stream, message }, credit));
-            });
+            };
+            result = call.assembly.feed(&data, &mut self.shared, rules, emit);
         }
         conn.credit(stream.0, owed);
         if let Err(error) = result {

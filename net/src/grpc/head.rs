@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Code, Status};
+use super::{Code, Status, gzip};
 use crate::h2::Headers;
 
 /// The head of a gRPC request; a clone is one reference count.
@@ -18,6 +18,7 @@ struct Inner {
     headers: Arc<Headers>,
     path: Range<usize>,
     timeout: Option<Duration>,
+    is_gzip: bool,
 }
 
 impl RequestHead {
@@ -29,6 +30,11 @@ impl RequestHead {
     /// What `grpc-timeout` allows, from the moment the request arrived.
     pub fn timeout(&self) -> Option<Duration> {
         self.inner.timeout
+    }
+
+    /// Whether the messages of the call may be compressed.
+    pub(super) fn is_gzip(&self) -> bool {
+        self.inner.is_gzip
     }
 
     /// The `:authority`, or else the `host`; empty when the client sent none.
@@ -152,7 +158,8 @@ pub(super) fn read(headers: Arc<Headers>) -> Request {
         let message = format!("Received a HEADERS frame with :method {method:?} which should be POST");
         return refused("405", Code::Internal, message);
     }
-    if !matches!(encoding, b"" | b"identity") {
+    let is_gzip = encoding == gzip::NAME;
+    if !is_gzip && !matches!(encoding, b"" | b"identity") {
         let encoding = String::from_utf8_lossy(encoding);
         let message = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
         let status = Status::new(Code::Unimplemented, message);
@@ -163,7 +170,12 @@ pub(super) fn read(headers: Arc<Headers>) -> Request {
         };
     }
     Request::Grpc(RequestHead {
-        inner: Arc::new(Inner { headers, path, timeout }),
+        inner: Arc::new(Inner {
+            headers,
+            path,
+            timeout,
+            is_gzip,
+        }),
     })
 }
 
@@ -301,20 +313,22 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_request_is_unimplemented() {
+    fn gzip_is_known_and_another_compression_is_unimplemented() {
         let grpc = ("content-type", "application/grpc");
         assert_eq!(
-            refusal(&[grpc, ("grpc-encoding", "gzip")]),
+            refusal(&[grpc, ("grpc-encoding", "snappy")]),
             (
                 "200",
                 Code::Unimplemented,
-                "grpc: Decompressor is not installed for grpc-encoding \"gzip\"".into()
+                "grpc: Decompressor is not installed for grpc-encoding \"snappy\"".into()
             )
         );
-        assert!(matches!(
-            request(&[grpc, ("grpc-encoding", "identity")]),
-            Request::Grpc(_)
-        ));
+        for (encoding, is_gzip) in [("gzip", true), ("identity", false), ("", false)] {
+            let Request::Grpc(head) = request(&[grpc, ("grpc-encoding", encoding)]) else {
+                panic!("{encoding:?} is refused")
+            };
+            assert_eq!(head.is_gzip(), is_gzip, "{encoding:?}");
+        }
     }
 
     #[test]

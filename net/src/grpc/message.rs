@@ -57,9 +57,33 @@ pub(super) enum CutError {
     TooLarge {
         len: u32,
     },
-    /// The flag of a compressed message, though no compression was agreed on.
+    /// The flag of a compressed message, though the head named no compression.
     Compressed,
     UnknownFlags(u8),
+}
+
+/// The flags of a message as it is, and of a compressed one.
+///
+/// Source: gRPC over HTTP2, "Compressed-Flag".
+const PLAIN: u8 = 0;
+const PACKED: u8 = 1;
+
+/// What a message may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Units: bytes, as they come.
+    pub(super) len_max: u32,
+    /// Whether the head named a compression.
+    pub(super) may_be_packed: bool,
+}
+
+/// A message as it came.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) message: Bytes,
+    pub(super) is_packed: bool,
+    /// Bytes of this payload that belong to it.
+    pub(super) credit: u32,
 }
 
 /// What a stream has of its next message.
@@ -94,21 +118,25 @@ impl Assembly {
         &mut self,
         data: &Data<'_>,
         shared: &mut SharedCopy,
-        len_max: u32,
-        mut emit: impl FnMut(Bytes, u32),
+        rules: Rules,
+        mut emit: impl FnMut(Cut),
     ) -> Result<u32, CutError> {
         let payload = data.payload();
         let mut at = 0;
         loop {
             if let Some(partial) = &mut self.partial {
                 let before = at;
-                at += partial.fill(&payload[at..], len_max)?;
+                at += partial.fill(&payload[at..], rules)?;
                 if !partial.is_complete() {
                     return Ok((at - before) as u32);
                 }
-                let body = std::mem::take(&mut partial.body).freeze();
+                let cut = Cut {
+                    message: std::mem::take(&mut partial.body).freeze(),
+                    is_packed: partial.prefix[0] == PACKED,
+                    credit: (at - before) as u32,
+                };
                 self.partial = None;
-                emit(body, (at - before) as u32);
+                emit(cut);
             }
             let left = &payload[at..];
             if left.is_empty() {
@@ -116,11 +144,15 @@ impl Assembly {
             }
             match left.first_chunk() {
                 Some(prefix) => {
-                    let len = message_len(prefix, len_max)?;
+                    let len = message_len(prefix, rules)?;
                     if left.len() >= MESSAGE_PREFIX_BYTES + len {
                         let message = shared.slice(data, at + MESSAGE_PREFIX_BYTES, len);
                         at += MESSAGE_PREFIX_BYTES + len;
-                        emit(message, (MESSAGE_PREFIX_BYTES + len) as u32);
+                        emit(Cut {
+                            message,
+                            is_packed: prefix[0] == PACKED,
+                            credit: (MESSAGE_PREFIX_BYTES + len) as u32,
+                        });
                         continue;
                     }
                     self.partial = Some(Box::default());
@@ -133,7 +165,7 @@ impl Assembly {
 
 impl Partial {
     /// Takes what belongs to the message from the front of `bytes`; returns how much that was.
-    fn fill(&mut self, bytes: &[u8], len_max: u32) -> Result<usize, CutError> {
+    fn fill(&mut self, bytes: &[u8], rules: Rules) -> Result<usize, CutError> {
         let mut taken = 0;
         if self.prefix_len < MESSAGE_PREFIX_BYTES {
             taken = bytes.len().min(MESSAGE_PREFIX_BYTES - self.prefix_len);
@@ -142,7 +174,7 @@ impl Partial {
             if self.prefix_len < MESSAGE_PREFIX_BYTES {
                 return Ok(taken);
             }
-            self.body_len = message_len(&self.prefix, len_max)?;
+            self.body_len = message_len(&self.prefix, rules)?;
         }
         // The buffer grows with what has come, not with what the prefix promises.
         let part = (self.body_len - self.body.len()).min(bytes.len() - taken);
@@ -155,13 +187,13 @@ impl Partial {
     }
 }
 
-fn message_len(prefix: &[u8; MESSAGE_PREFIX_BYTES], len_max: u32) -> Result<usize, CutError> {
+fn message_len(prefix: &[u8; MESSAGE_PREFIX_BYTES], rules: Rules) -> Result<usize, CutError> {
     let [flags, l3, l2, l1, l0] = *prefix;
     let len = u32::from_be_bytes([l3, l2, l1, l0]);
     match flags {
-        0 if len <= len_max => Ok(len as usize),
-        0 => Err(CutError::TooLarge { len }),
-        1 => Err(CutError::Compressed),
+        PLAIN | PACKED if len > rules.len_max => Err(CutError::TooLarge { len }),
+        PACKED if !rules.may_be_packed => Err(CutError::Compressed),
+        PLAIN | PACKED => Ok(len as usize),
         _ => Err(CutError::UnknownFlags(flags)),
     }
 }
@@ -176,15 +208,29 @@ pub(super) fn put_message(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut))
     out[start + 1..start + MESSAGE_PREFIX_BYTES].copy_from_slice(&len.to_be_bytes());
 }
 
+/// Appends a compressed message with its prefix.
+pub(super) fn put_packed(out: &mut BytesMut, packed: &[u8]) {
+    out.put_u8(PACKED);
+    out.put_u32(u32::try_from(packed.len()).expect("a message is shorter than 4 GiB"));
+    out.put_slice(packed);
+}
+
 /// Appends the prefix of a message of that length.
 pub(super) fn put_prefix(out: &mut BytesMut, len: u32) {
-    out.put_u8(0);
+    out.put_u8(PLAIN);
     out.put_u32(len);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rules(len_max: u32) -> Rules {
+        Rules {
+            len_max,
+            may_be_packed: false,
+        }
+    }
 
     fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
         let mut out = BytesMut::new();
@@ -200,8 +246,8 @@ mod tests {
             offset: 0,
             len: bytes.len(),
         };
-        assembly.feed(&data, &mut SharedCopy::default(), 100_000, |message, _| {
-            found.push(message.to_vec())
+        assembly.feed(&data, &mut SharedCopy::default(), rules(100_000), |cut| {
+            found.push(cut.message.to_vec())
         })
     }
 
@@ -231,7 +277,9 @@ mod tests {
                     len: piece.len(),
                 };
                 credited += assembly
-                    .feed(&data, &mut SharedCopy::default(), 100, |_, credit| credited += credit)
+                    .feed(&data, &mut SharedCopy::default(), rules(100), |cut| {
+                        credited += cut.credit
+                    })
                     .unwrap();
             }
             assert_eq!(credited as usize, bytes.len(), "step {step}");
@@ -248,10 +296,36 @@ mod tests {
         };
         let mut found = Vec::new();
         Assembly::default()
-            .feed(&data, &mut SharedCopy::default(), 10_000, |m, _| found.push(m))
+            .feed(&data, &mut SharedCopy::default(), rules(10_000), |cut| {
+                found.push(cut.message)
+            })
             .unwrap();
         assert_eq!(found[0].as_ptr() as usize + 305, found[1].as_ptr() as usize);
         assert_eq!(found[0].as_ptr() as usize + 2 * 305 + 5005, found[3].as_ptr() as usize);
+    }
+
+    #[test]
+    fn a_compressed_message_is_told_from_others_where_the_head_allows_it() {
+        let mut bytes = BytesMut::new();
+        put_packed(&mut bytes, b"packed");
+        put_message(&mut bytes, |out| out.extend_from_slice(b"plain"));
+        let rules = Rules {
+            len_max: 100,
+            may_be_packed: true,
+        };
+        for step in [1, 8, bytes.len()] {
+            let (mut assembly, mut found) = (Assembly::default(), Vec::new());
+            for piece in bytes.chunks(step) {
+                let data = Data {
+                    rest: piece,
+                    offset: 0,
+                    len: piece.len(),
+                };
+                let emit = |cut: Cut| found.push((cut.message, cut.is_packed));
+                assembly.feed(&data, &mut SharedCopy::default(), rules, emit).unwrap();
+            }
+            assert_eq!(found, [("packed".into(), true), ("plain".into(), false)], "step {step}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::message::{put_message, put_prefix};
+use super::gzip;
+use super::message::{put_message, put_packed, put_prefix};
 use super::status::percent_encode;
 use super::{CloseReason, Code, ErrorCode, HttpHead, Limits, MESSAGE_PREFIX_BYTES, RequestHead, Status, StreamId};
 use crate::h2::{BlockMemo, Connection, FRAME_PAYLOAD_BYTES_MAX, Indexing, Role, Slot};
@@ -67,6 +68,7 @@ pub struct ServerConn {
 #[derive(Default)]
 struct Answers {
     head: BlockMemo,
+    gzip_head: BlockMemo,
     ok: BlockMemo,
 }
 
@@ -77,6 +79,7 @@ const HEAD: [Field<'static>; 2] = [
     (b":status", b"200", Indexing::Keep),
     (b"content-type", b"application/grpc", Indexing::Keep),
 ];
+const GZIP_HEAD: [Field<'static>; 3] = [HEAD[0], HEAD[1], (b"grpc-encoding", gzip::NAME, Indexing::Keep)];
 const OK: [Field<'static>; 1] = [(b"grpc-status", b"0", Indexing::Keep)];
 
 impl ServerConn {
@@ -105,6 +108,7 @@ impl ServerConn {
     ///
     /// Bounds: while more than [`Limits::queued_bytes_max`] of answers wait for the client to read, requests and their
     /// messages are withheld, and flow control then stops the client. Ask again after `advance_output` and `receive`.
+    /// Of compressed messages a turn brings some 64 KiB, or one that is longer: see [`wants_turn`](Self::wants_turn).
     pub fn next_event(&mut self) -> Option<Event> {
         while let Some(id) = self.h2.take_writable() {
             let Some(slot) = self.h2.find(id) else { continue };
@@ -112,10 +116,20 @@ impl ServerConn {
                 return Some(Event::Writable { stream: StreamId(id) });
             }
         }
-        if self.h2.queued_total() > self.h2.limits().queued_bytes_max {
+        if self.h2.queued_total() > self.h2.limits().queued_bytes_max || self.calls.is_tired() {
             return None;
         }
         self.calls.next(&mut self.h2)
+    }
+
+    /// A turn begins: compressed messages may be unpacked again.
+    pub fn begin_turn(&mut self) {
+        self.calls.begin_turn();
+    }
+
+    /// Whether events are withheld until the next [`begin_turn`](Self::begin_turn), which nothing else will bring about.
+    pub fn wants_turn(&self) -> bool {
+        self.calls.is_tired() && !self.calls.is_empty()
     }
 
     /// Whether events wait, withheld or not.
@@ -129,20 +143,33 @@ impl ServerConn {
     pub fn reply(&mut self, stream: StreamId, len_hint: usize, write: impl FnOnce(&mut BytesMut)) {
         let Some(slot) = self.begin(stream) else { return };
         self.calls.let_go(&mut self.h2, slot);
-        let hint = len_hint + MESSAGE_PREFIX_BYTES;
-        self.h2.send_data(slot, hint, false, |out| put_message(out, write));
+        self.put(slot, len_hint, write);
         self.h2.send_trailers(slot, Some(&mut self.answers.ok), || OK);
     }
 
     /// Sends one message and leaves the call open. `write` appends the message; `len_hint` is its expected length.
     pub fn send_message(&mut self, stream: StreamId, len_hint: usize, write: impl FnOnce(&mut BytesMut)) {
         let Some(slot) = self.begin(stream) else { return };
+        self.put(slot, len_hint, write);
+    }
+
+    /// Sends one message, compressed if the client's are.
+    #[inline]
+    fn put(&mut self, slot: Slot, len_hint: usize, write: impl FnOnce(&mut BytesMut)) {
         let hint = len_hint + MESSAGE_PREFIX_BYTES;
-        self.h2.send_data(slot, hint, false, |out| put_message(out, write));
+        if !self.h2.user(slot).is_gzip {
+            return self.h2.send_data(slot, hint, false, |out| put_message(out, write));
+        }
+        let mut message = BytesMut::with_capacity(len_hint);
+        write(&mut message);
+        let packed = gzip::pack(&message);
+        let hint = packed.len() + MESSAGE_PREFIX_BYTES;
+        self.h2.send_data(slot, hint, false, |out| put_packed(out, &packed));
     }
 
     /// Begins a message of exactly `len` bytes, which [`write_piece`](Self::write_piece) then brings. Pace the pieces:
-    /// stop when [`queued`](Self::queued) reaches [`Limits::low_water_bytes`] and go on at `Writable`.
+    /// stop when [`queued`](Self::queued) reaches [`Limits::low_water_bytes`] and go on at `Writable`. Such a message is
+    /// never compressed, since its compressed length would have to come first.
     pub fn begin_message(&mut self, stream: StreamId, len: u32) {
         let Some(slot) = self.begin(stream) else { return };
         self.h2.user(slot).owed_bytes = len as u64;
@@ -192,11 +219,12 @@ impl ServerConn {
         if call.phase != Phase::Grpc || std::mem::replace(&mut call.head_sent, true) {
             return;
         }
+        let head = if call.is_gzip { &GZIP_HEAD[..] } else { &HEAD[..] };
         let extra = metadata
             .iter()
             .map(|(name, value)| (name.as_bytes(), value.as_bytes(), Indexing::Pass));
         self.h2.send_head(slot, false, |encoder, out| {
-            encoder.encode(HEAD.into_iter().chain(extra), out)
+            encoder.encode(head.iter().copied().chain(extra), out)
         });
     }
 
@@ -213,9 +241,15 @@ impl ServerConn {
             "a message is sent whole before the next thing is said on its stream"
         );
         if !std::mem::replace(&mut call.head_sent, true) {
-            let memo = &mut self.answers.head;
-            self.h2
-                .send_head(slot, false, |encoder, out| encoder.encode_memo(memo, || HEAD, out));
+            let is_gzip = call.is_gzip;
+            let Answers { head, gzip_head, .. } = &mut self.answers;
+            self.h2.send_head(slot, false, |encoder, out| {
+                if is_gzip {
+                    encoder.encode_memo(gzip_head, || GZIP_HEAD, out)
+                } else {
+                    encoder.encode_memo(head, || HEAD, out)
+                }
+            });
         }
         Some(slot)
     }

@@ -305,7 +305,7 @@ async fn wait(link: &Link, stream: &mut Stream) -> io::Result<()> {
 }
 
 /// The address of a peer URL; a host name is looked up on a thread that may block.
-async fn resolve(url: &str) -> io::Result<SocketAddr> {
+pub async fn resolve(url: &str) -> io::Result<SocketAddr> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest).to_owned();
     if let Ok(address) = host.parse() {
         return Ok(address);

@@ -52,8 +52,8 @@ enum Node {
 
 #[derive(Clone)]
 struct Link {
-    /// Main revision of the first entry below.
-    first: i64,
+    /// Revision of the first entry below.
+    first: Revision,
     node: Arc<Node>,
 }
 
@@ -66,7 +66,7 @@ impl Chain {
         };
         if let Some(right) = push(Arc::make_mut(root), rev) {
             let left = Link {
-                first: root.first_main(),
+                first: root.first(),
                 node: root.clone(),
             };
             *root = Arc::new(Node::Branch(vec![left, right]));
@@ -84,26 +84,26 @@ impl Chain {
         }
     }
 
-    /// The newest revision whose main is at or below `main`.
-    pub fn last_at(&self, main: i64) -> Option<Rev> {
+    /// The newest revision below `end`.
+    pub fn last_before(&self, end: Revision) -> Option<Rev> {
         let mut node = self.0.as_deref()?;
         loop {
             match node {
-                Node::Leaf(revs) => return revs[..revs.partition_point(|rev| rev.main <= main)].last().copied(),
+                Node::Leaf(revs) => return revs[..revs.partition_point(|rev| rev.revision() < end)].last().copied(),
                 Node::Branch(links) => {
-                    let at = links.partition_point(|link| link.first <= main);
+                    let at = links.partition_point(|link| link.first < end);
                     node = &links[at.checked_sub(1)?].node;
                 }
             }
         }
     }
 
-    /// Drops up to `max` of the oldest revisions whose main is below `main`, handing each to `dropped`.
+    /// Drops up to `max` of the oldest revisions below `cut`, handing each to `dropped`.
     /// True when none such is left.
-    pub fn trim(&mut self, main: i64, max: usize, dropped: &mut impl FnMut(Rev)) -> bool {
+    pub fn trim(&mut self, cut: Revision, max: usize, dropped: &mut impl FnMut(Rev)) -> bool {
         let Some(root) = &mut self.0 else { return true };
         let mut left = max;
-        let emptied = trim(root, main, &mut left, dropped);
+        let emptied = trim(root, cut, &mut left, dropped);
         if emptied {
             self.0 = None;
         } else {
@@ -113,7 +113,7 @@ impl Chain {
                 *root = only.node.clone();
             }
         }
-        self.first().is_none_or(|first| first.main >= main)
+        self.first().is_none_or(|first| first.revision() >= cut)
     }
 
     /// Every revision, oldest first.
@@ -132,9 +132,9 @@ impl Chain {
 }
 
 impl Node {
-    fn first_main(&self) -> i64 {
+    fn first(&self) -> Revision {
         match self {
-            Node::Leaf(revs) => revs[0].main,
+            Node::Leaf(revs) => revs[0].revision(),
             Node::Branch(links) => links[0].first,
         }
     }
@@ -148,7 +148,7 @@ fn push(node: &mut Node, rev: Rev) -> Option<Link> {
             None
         }
         Node::Leaf(_) => Some(Link {
-            first: rev.main,
+            first: rev.revision(),
             node: Arc::new(Node::Leaf(vec![rev])),
         }),
         Node::Branch(links) => {
@@ -167,12 +167,12 @@ fn push(node: &mut Node, rev: Rev) -> Option<Link> {
 }
 
 /// True when nothing is left below `node`, which is then to be dropped by the caller.
-fn trim(node: &mut Arc<Node>, main: i64, left: &mut usize, dropped: &mut impl FnMut(Rev)) -> bool {
-    if *left == 0 || node.first_main() >= main {
+fn trim(node: &mut Arc<Node>, cut: Revision, left: &mut usize, dropped: &mut impl FnMut(Rev)) -> bool {
+    if *left == 0 || node.first() >= cut {
         return false;
     }
     if let Node::Leaf(revs) = &**node {
-        let n = revs.partition_point(|rev| rev.main < main).min(*left);
+        let n = revs.partition_point(|rev| rev.revision() < cut).min(*left);
         revs[..n].iter().for_each(|rev| dropped(*rev));
         *left -= n;
         if n < revs.len() {
@@ -186,11 +186,11 @@ fn trim(node: &mut Arc<Node>, main: i64, left: &mut usize, dropped: &mut impl Fn
     };
     let kept = links
         .iter_mut()
-        .position(|link| !trim(&mut link.node, main, left, dropped));
+        .position(|link| !trim(&mut link.node, cut, left, dropped));
     let gone = kept.unwrap_or(links.len());
     links.drain(..gone);
     if let Some(link) = links.first_mut() {
-        link.first = link.node.first_main();
+        link.first = link.node.first();
     }
     links.is_empty()
 }
@@ -218,14 +218,15 @@ mod tests {
     #[test]
     fn every_point_in_time_finds_the_newest_revision_before_it() {
         let mut chain = Chain::default();
-        assert_eq!(chain.last_at(100), None);
+        let last_at = |chain: &Chain, main| chain.last_before(Revision::new(main + 1, 0));
+        assert_eq!(last_at(&chain, 100), None);
         for n in 1..=200 {
             chain.push(rev(2 * n));
         }
-        assert_eq!(chain.last_at(1), None);
+        assert_eq!(last_at(&chain, 1), None);
         for n in 1..=200 {
-            assert_eq!(chain.last_at(2 * n), Some(rev(2 * n)));
-            assert_eq!(chain.last_at(2 * n + 1), Some(rev(2 * n)));
+            assert_eq!(last_at(&chain, 2 * n), Some(rev(2 * n)));
+            assert_eq!(last_at(&chain, 2 * n + 1), Some(rev(2 * n)));
         }
         assert_eq!(chain.first(), Some(rev(2)));
     }
@@ -238,7 +239,8 @@ mod tests {
             let before = chain.clone();
             let mut dropped = Vec::new();
             let mut bites = 0;
-            while !chain.trim(cut, 7, &mut |rev| dropped.push(rev.main)) {
+            let end = Revision::new(cut, 0);
+            while !chain.trim(end, 7, &mut |rev| dropped.push(rev.main)) {
                 bites += 1;
                 assert!(dropped.len() <= 7 * bites);
             }
@@ -246,8 +248,23 @@ mod tests {
             assert_eq!(mains(&chain), (cut.max(1)..=100).collect::<Vec<_>>());
             assert_eq!(mains(&before), (1..=100).collect::<Vec<_>>());
             chain.push(rev(400));
-            assert_eq!(chain.last_at(1000), Some(rev(400)));
-            assert_eq!(chain.last_at(cut - 1), None, "cut {cut}");
+            assert_eq!(chain.last_before(Revision::new(1000, 0)), Some(rev(400)));
+            assert_eq!(chain.last_before(end), None, "cut {cut}");
         }
+    }
+
+    #[test]
+    fn changes_of_one_transaction_are_told_apart() {
+        let at = |sub| Rev::new(Revision::new(7, sub), sub % 2 == 1, 10);
+        let mut chain = Chain::default();
+        chain.push(rev(5));
+        (0..20).for_each(|sub| chain.push(at(sub)));
+        assert_eq!(chain.last_before(Revision::new(7, 0)), Some(rev(5)));
+        for sub in 0..20 {
+            assert_eq!(chain.last_before(Revision::new(7, sub + 1)), Some(at(sub)));
+        }
+        let mut dropped = 0;
+        assert!(chain.trim(Revision::new(7, 13), 100, &mut |_| dropped += 1));
+        assert_eq!((dropped, chain.first()), (14, Some(at(13))));
     }
 }

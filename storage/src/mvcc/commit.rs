@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft::mutant;
 
 use super::{AppliedState, Base, Block, Key, RowKey, Store};
 use crate::buckets::Bucket;
@@ -137,7 +138,7 @@ impl Store {
         for block in self
             .buffer
             .iter()
-            .take_while(|block| block.applied.index <= applied_max)
+            .take_while(|block| block.applied.index <= applied_max || mutant::on("tree_ahead_of_the_log"))
         {
             if !batch.blocks.is_empty() && batch.bytes + block.bytes > max_bytes {
                 break;

@@ -4,6 +4,8 @@
 //! revision is its last change at or below it, and that is "missing" when it is a tombstone. What a put has to know of
 //! the newest generation (creation, version, lease) stands beside the newest revision.
 
+use raft::mutant;
+
 use super::{
     chain::{Chain, Rev},
     key::Key,
@@ -57,8 +59,13 @@ impl Moment {
         }
     }
 
+    /// The first revision behind it.
+    const fn end(self) -> Revision {
+        Revision::new(self.main, self.sub_end)
+    }
+
     fn sees(self, rev: Rev) -> bool {
-        rev.main < self.main || (rev.main == self.main && rev.revision().sub < self.sub_end)
+        rev.revision() < self.end()
     }
 }
 
@@ -94,7 +101,11 @@ impl Entry {
 
     fn at(&self, moment: Moment) -> Option<Found<'_>> {
         let newest = moment.sees(self.head);
-        let rev = if newest { self.head } else { self.older_at(moment)? };
+        let rev = if newest {
+            self.head
+        } else {
+            self.older.last_before(moment.end())?
+        };
         let head = if newest { self.info() } else { None };
         (!rev.is_tombstone()).then_some(Found {
             key: self.key.as_slice(),
@@ -103,40 +114,52 @@ impl Entry {
         })
     }
 
-    fn older_at(&self, moment: Moment) -> Option<Rev> {
-        let last = self.older.last_at(moment.main)?;
-        // A transaction changes a key once, so the change before the last is of an earlier main revision.
-        if moment.sees(last) {
-            Some(last)
-        } else {
-            self.older.last_at(moment.main - 1)
-        }
-    }
-
     fn replace_head(&mut self, head: Rev) {
         assert!(head.revision() > self.head.revision(), "revisions of a key ascend");
         self.older.push(std::mem::replace(&mut self.head, head));
     }
 
-    /// First main revision that a compaction at `main` keeps of the older revisions, and whether the head stays.
+    /// First revision that a compaction at `main` keeps of the older ones, and whether the head stays.
     ///
-    /// Kept is the last change at or below `main`, unless it is a tombstone below `main`; a tombstone exactly there
-    /// stays. Source: etcd keyIndex.compact since 3.5.16.
-    fn cut(&self, main: i64) -> (i64, bool) {
-        let dead = |rev: &Rev| rev.is_tombstone() && rev.main < main;
-        if self.head.main <= main {
-            return (self.head.main, !dead(&self.head));
+    /// Kept is the last change at or below `main`, unless it is a tombstone below `main`. A tombstone exactly there
+    /// stays, with what its transaction did to the key behind it: a range end of one zero byte lets a transaction
+    /// delete a key and put it. Source: etcd keyIndex.compact since 3.5.16; its checkIntervals.
+    fn cut(&self, main: i64) -> (Revision, bool) {
+        let end = Moment::after(main).end();
+        let head_is_last = self.head.revision() < end;
+        let last = if head_is_last {
+            Some(self.head)
+        } else {
+            self.older.last_before(end)
+        };
+        let Some(last) = last else {
+            return (Revision::default(), true);
+        };
+        let spared = main + i64::from(mutant::on("tombstone_at_the_compaction_dropped"));
+        if last.is_tombstone() && last.main < spared && !mutant::on("tombstones_never_compacted") {
+            let Revision { main, sub } = last.revision();
+            return (Revision::new(main, sub + 1), !head_is_last);
         }
-        match self.older.last_at(main) {
-            Some(rev) if dead(&rev) => (rev.main + 1, true),
-            Some(rev) => (rev.main, true),
-            None => (0, true),
+        let (mut kept, mut at) = (last, last);
+        while at.main == main {
+            match self.older.last_before(at.revision()) {
+                Some(before) if before.main == main => at = before,
+                _ => break,
+            }
+            if at.is_tombstone() {
+                kept = at;
+            }
         }
+        let Revision { main, sub } = kept.revision();
+        (
+            Revision::new(main, sub + u32::from(mutant::on("compaction_drops_the_kept"))),
+            true,
+        )
     }
 
     fn needs_compaction(&self, main: i64) -> bool {
         let (cut, stays) = self.cut(main);
-        !stays || self.older.first().is_some_and(|first| first.main < cut)
+        !stays || self.older.first().is_some_and(|first| first.revision() < cut)
     }
 }
 
@@ -319,7 +342,7 @@ impl Index {
             let last = if entry.head.main <= main {
                 Some(entry.head)
             } else {
-                entry.older.last_at(main)
+                entry.older.last_before(Moment::after(main).end())
             };
             last.is_some_and(|rev| rev.main == main && rev.is_tombstone())
         })

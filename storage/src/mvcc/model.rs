@@ -142,14 +142,17 @@ impl Model {
 
     /// The rows that stay when the compaction is physically done.
     pub fn rows(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let mut newest = BTreeMap::new();
+        let mut first_kept = BTreeMap::new();
         for change in self.log.iter().filter(|change| change.revision.main <= self.compacted) {
-            newest.insert(change.key.clone(), change.revision);
+            let edge = |kept: &&Logged| kept.pair.is_none() && kept.revision.main == self.compacted;
+            if first_kept.get(&change.key).is_none_or(|kept: &&Logged| !edge(kept)) {
+                first_kept.insert(change.key.clone(), change);
+            }
         }
         let stays = |change: &&Logged| {
             let main = change.revision.main;
             let dead = change.pair.is_none() && main < self.compacted;
-            main > self.compacted || (newest.get(&change.key) == Some(&change.revision) && !dead)
+            main > self.compacted || (first_kept[&change.key].revision <= change.revision && !dead)
         };
         self.log
             .iter()

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
+
 use super::{
     MetaUser, Root, Tree, TreeError, TreeOptions,
     format::{FIRST_PAGE, Meta, PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN, PageRef, newest_meta},
@@ -39,7 +41,9 @@ impl Tree {
         let meta = read_meta(disk, file, &options.path)?;
         // What is read may so far stand in the page cache only. It must be durable before a page that the other meta
         // reaches is written to.
-        disk.call(Op::Sync(file))?;
+        if !mutant::on("opened_tree_not_synced") {
+            disk.call(Op::Sync(file))?;
+        }
         let shared = Arc::new(Shared {
             map: disk.map(file, options.reserve_address_bytes)?,
             verified: Verified::new(options.reserve_address_bytes / meta.page_size as u64),

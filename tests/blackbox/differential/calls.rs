@@ -109,6 +109,28 @@ impl Call {
     }
 }
 
+/// Whether a transaction deletes anything, whichever way it goes.
+fn deletes(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Request::RequestDeleteRange(_)) => true,
+        Some(Request::RequestTxn(inner)) => deletes(inner),
+        _ => false,
+    })
+}
+
+/// Makes every put bring its value and its lease. etcd 3.5 ends with a panic when a transaction deletes a key and then
+/// puts it with `ignore_value`: it looks for the key before the transaction, and takes a range end of one zero byte
+/// for no overlap.
+fn take_values_and_leases(txn: &mut TxnRequest) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match &mut op.request {
+            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Some(Request::RequestTxn(inner)) => take_values_and_leases(inner),
+            _ => {}
+        }
+    }
+}
+
 fn blank(header: &mut Option<ResponseHeader>) {
     if let Some(header) = header {
         assert!(
@@ -172,7 +194,13 @@ impl Generator {
             0..34 => Call::Put(self.put()),
             34..56 => Call::Range(self.range()),
             56..66 => Call::Delete(self.delete()),
-            66..86 => Call::Txn(self.txn(0)),
+            66..86 => {
+                let mut txn = self.txn(0);
+                if deletes(&txn) {
+                    take_values_and_leases(&mut txn);
+                }
+                Call::Txn(txn)
+            }
             86..88 => Call::Compact(self.compact()),
             88..91 => {
                 let id = self.lease();

@@ -13,6 +13,7 @@ use super::{PATIENCE, key_range, prefix_range};
 use std::fmt::Debug;
 use tonic::{
     Code, Status,
+    codec::CompressionEncoding,
     transport::{Channel, Endpoint},
 };
 
@@ -61,6 +62,18 @@ impl Client {
             lock: LockClient::new(channel.clone()),
             election: ElectionClient::new(channel.clone()),
             channel,
+        }
+    }
+
+    /// The same connection, with requests compressed by gzip.
+    pub fn compressing(self) -> Client {
+        let gzip = CompressionEncoding::Gzip;
+        Client {
+            kv: self.kv.send_compressed(gzip).accept_compressed(gzip),
+            watch: self.watch.send_compressed(gzip).accept_compressed(gzip),
+            lease: self.lease.send_compressed(gzip).accept_compressed(gzip),
+            maintenance: self.maintenance.send_compressed(gzip).accept_compressed(gzip),
+            ..self
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::super::gzip;
 use super::super::head::{self, HttpHead, Request};
-use super::super::message::{Assembly, CutError, SharedCopy};
+use super::super::message::{Assembly, Cut, CutError, Rules, SharedCopy};
 use super::{Code, ErrorCode, Event, Field, HEAD, Indexing, OK, Status, StreamId, percent_encode};
 use crate::h2::limits::{HEADS_WAITING_BYTES_MAX, PARTIAL_BYTES_MAX, QUEUE_KEEP};
 use crate::h2::{self, BlockMemo, Connection, Data, Handler, Headers, Slot};
@@ -40,6 +41,8 @@ impl Phase {
 pub(super) struct Call {
     pub(super) phase: Phase,
     pub(super) head_sent: bool,
+    /// The client compresses its messages, and gets compressed ones.
+    pub(super) is_gzip: bool,
     /// What a message begun still lacks.
     pub(super) owed_bytes: u64,
     assembly: Assembly,
@@ -59,12 +62,19 @@ impl Call {
     }
 }
 
+/// A turn of a connection unpacks messages until it has got that many bytes of them. Against bombs: a few kilobytes may
+/// unpack to the longest message there is, and the owner takes only so many at once.
+const UNPACKED_BYTES_MAX: usize = 64 * 1024;
+
 /// Kinds of requests remembered by their header lists.
 const MEMO_ENTRIES: usize = 8;
 
 /// An event that waits, and what is owed once it is taken.
 struct Waiting {
     event: Event,
+    /// The event is a message that is still compressed. It is unpacked when it is taken, so that what waits takes no more
+    /// memory than flow control allows.
+    is_packed: bool,
     /// Bytes of DATA to credit, and whether to the stream too.
     credit: u32,
     credit_stream: bool,
@@ -78,6 +88,8 @@ pub(super) struct Calls {
     heads_waiting_bytes: usize,
     /// Bytes of unfinished messages and bodies of all streams.
     partial_bytes: usize,
+    /// Bytes of messages unpacked in this turn.
+    unpacked_bytes: usize,
     shared: SharedCopy,
     memo: Vec<(Arc<Headers>, Request)>,
     memo_next: usize,
@@ -112,6 +124,15 @@ impl Calls {
         self.events.is_empty()
     }
 
+    pub(super) fn begin_turn(&mut self) {
+        self.unpacked_bytes = 0;
+    }
+
+    /// Whether as much was unpacked as one turn may.
+    pub(super) fn is_tired(&self) -> bool {
+        self.unpacked_bytes >= UNPACKED_BYTES_MAX
+    }
+
     pub(super) fn held_bytes(&self) -> usize {
         self.partial_bytes + self.heads_waiting_bytes + self.events.capacity() * size_of::<Waiting>()
     }
@@ -119,7 +140,7 @@ impl Calls {
     /// The next event, with the credit it frees.
     #[inline]
     pub(super) fn next(&mut self, conn: &mut Connection<Call>) -> Option<Event> {
-        let waiting = self.events.pop_front()?;
+        let mut waiting = self.events.pop_front()?;
         if self.events.is_empty() && self.events.capacity() > QUEUE_KEEP {
             self.events = VecDeque::new();
         }
@@ -136,12 +157,16 @@ impl Calls {
             self.heads_waiting_bytes -= waiting.head_bytes as usize;
             conn.refuse_streams = self.heads_waiting_bytes > HEADS_WAITING_BYTES_MAX;
         }
+        if waiting.is_packed {
+            self.unpack(conn, &mut waiting.event);
+        }
         Some(waiting.event)
     }
 
     fn push(&mut self, event: Event) {
         self.events.push_back(Waiting {
             event,
+            is_packed: false,
             credit: 0,
             credit_stream: false,
             head_bytes: 0,
@@ -153,6 +178,7 @@ impl Calls {
         conn.refuse_streams = self.heads_waiting_bytes > HEADS_WAITING_BYTES_MAX;
         self.events.push_back(Waiting {
             event,
+            is_packed: false,
             credit: 0,
             credit_stream: false,
             head_bytes: head_bytes as u32,
@@ -164,7 +190,9 @@ impl Calls {
         let head_bytes = headers.held_bytes();
         match self.read(headers) {
             Request::Grpc(head) => {
-                conn.user(slot).phase = Phase::Grpc;
+                let call = conn.user(slot);
+                call.phase = Phase::Grpc;
+                call.is_gzip = head.is_gzip();
                 self.push_head(conn, Event::Request { stream, head }, head_bytes);
                 if end {
                     self.push(Event::HalfClose { stream });
@@ -235,16 +263,22 @@ impl Calls {
     fn on_message_data(&mut self, conn: &mut Connection<Call>, slot: Slot, data: Data<'_>, end: bool) {
         let stream = StreamId(conn.stream_id(slot));
         let len_max = conn.limits().message_bytes_max;
-        let assembly = &mut conn.user(slot).assembly;
+        let call = conn.user(slot);
+        let rules = Rules {
+            len_max,
+            may_be_packed: call.is_gzip,
+        };
+        let assembly = &mut call.assembly;
         let held_before = assembly.held_bytes();
         let events = &mut self.events;
         let mut owed = data.len as u32;
-        let result = assembly.feed(&data, &mut self.shared, len_max, |message, credit| {
-            owed -= credit;
-            let event = Event::Message { stream, message };
+        let result = assembly.feed(&data, &mut self.shared, rules, |cut: Cut| {
+            owed -= cut.credit;
+            let message = cut.message;
             events.push_back(Waiting {
-                event,
-                credit,
+                event: Event::Message { stream, message },
+                is_packed: cut.is_packed,
+                credit: cut.credit,
                 credit_stream: !end,
                 head_bytes: 0,
             });
@@ -312,6 +346,31 @@ impl Calls {
         }
     }
 
+    /// Unpacks the message of an event; one that cannot be unpacked ends its call, and the event says so.
+    #[cold]
+    fn unpack(&mut self, conn: &mut Connection<Call>, event: &mut Event) {
+        let Event::Message { stream, message } = event else {
+            return;
+        };
+        let stream = *stream;
+        let Some(slot) = conn.find(stream.0).filter(|slot| conn.user(*slot).phase == Phase::Grpc) else {
+            // Nobody waits for it any more.
+            *event = Event::Cancelled { stream };
+            return;
+        };
+        match gzip::unpack(message, conn.limits().message_bytes_max) {
+            Ok(unpacked) => {
+                self.unpacked_bytes += unpacked.len();
+                *message = unpacked;
+            }
+            Err(status) => {
+                self.unpacked_bytes += UNPACKED_BYTES_MAX;
+                *event = Event::Cancelled { stream };
+                finish(conn, self, slot, &status, &mut BlockMemo::default());
+            }
+        }
+    }
+
     /// Ends a call that the client broke, and tells the owner.
     fn fail(&mut self, conn: &mut Connection<Call>, slot: Slot, status: &Status) {
         self.push(Event::Cancelled {
@@ -373,7 +432,7 @@ fn refuse(conn: &mut Connection<Call>, slot: Slot, http_status: &'static str, st
     let text = StatusText::new(status);
     let head = [(&b":status"[..], http_status.as_bytes(), Indexing::Pass), HEAD[1]];
     let accept: Option<Field<'static>> =
-        accept_encoding.then_some((b"grpc-accept-encoding", b"identity", Indexing::Pass));
+        accept_encoding.then_some((b"grpc-accept-encoding", b"identity,gzip", Indexing::Pass));
     conn.send_trailers(slot, None, || head.into_iter().chain(text.fields(status)).chain(accept));
 }
 

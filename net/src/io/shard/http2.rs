@@ -16,7 +16,7 @@ use std::time::Duration;
 const READS_MAX: usize = 4;
 
 /// Units: bytes. Written of one connection in one turn, that others get theirs.
-const FLUSH_BYTES_MAX: usize = 1 << 20;
+const FLUSH_BYTES_MAX: usize = 256 << 10;
 
 /// How long a connection that broke the protocol may take to read our last words.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,8 +79,12 @@ fn poll<A: Application>(inner: &Inner<A>, conn: &Rc<Conn>, cx: &mut Context<'_>)
     if http2.resume_writing(cx) {
         inner.go_on_later(conn);
     }
+    http2.wire.begin_turn();
     http2.dispatch(inner, conn);
     let outcome = http2.read(inner, conn, cx);
+    if http2.wire.wants_turn() {
+        inner.go_on_later(conn);
+    }
     let dirty = http2.has_work();
     drop(guard);
     if dirty {

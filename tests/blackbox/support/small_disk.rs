@@ -1,0 +1,80 @@
+//! A disk that is small enough to be filled.
+
+use super::tools::run;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// An ext4 file system in a file, unmounted when dropped.
+pub struct SmallDisk {
+    mount: PathBuf,
+    _dir: TempDir,
+}
+
+impl SmallDisk {
+    /// What it takes to have one.
+    pub const NEEDS: &str = "root, loop devices and mkfs.ext4";
+
+    /// A new one of some bytes, unless that is not possible here.
+    pub fn new(bytes: u64) -> Option<SmallDisk> {
+        let dir = TempDir::new().ok()?;
+        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
+        File::create(&image).and_then(|file| file.set_len(bytes)).ok()?;
+        std::fs::create_dir(&mount).ok()?;
+        let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
+        let mounted = made && succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
+        mounted.then_some(SmallDisk { mount, _dir: dir })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    fn balloon(&self) -> PathBuf {
+        self.mount.join("balloon")
+    }
+
+    /// Takes all space but `left` bytes.
+    pub fn inflate(&self, left: u64) {
+        let size = free_bytes(&self.mount).saturating_sub(left).to_string();
+        assert!(
+            succeeds(Command::new("fallocate").args(["-l", &size]).arg(self.balloon())),
+            "the balloon inflates"
+        );
+    }
+
+    /// Gives back what [`SmallDisk::inflate`] took.
+    pub fn deflate(&self) {
+        std::fs::remove_file(self.balloon()).expect("the balloon can be removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            if succeeds(Command::new("umount").arg(&self.mount)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        eprintln!("cannot unmount {}", self.mount.display());
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+fn free_bytes(mount: &Path) -> u64 {
+    let said = run(Command::new("df").args(["--output=avail", "-B1"]).arg(mount));
+    said.ok()
+        .lines()
+        .nth(1)
+        .and_then(|line| line.trim().parse().ok())
+        .expect("df tells the free bytes")
+}
