@@ -225,7 +225,8 @@ impl Engine {
             Err(error) => Err(error),
         };
         let whole = tree.and_then(|tree| read(disk, &options, tree));
-        let may_refill = !options.force_new_cluster && refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
+        let may_refill =
+            !options.force_new_cluster && refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
         let (tree, rows, store, applied, refill) = match whole {
             Ok((tree, rows, store, applied)) => (tree, rows, store, applied, None),
             Err(error) if error.is_damage() && may_refill => {
