@@ -445,10 +445,11 @@ async fn a_lone_member_whose_disk_hangs_is_unhealthy_until_it_is_back() {
     let server = Server::start_in(&armed(port), &[]).await;
     let client = server.client();
     client.put("before", "it").await;
-    arm(port, "walBeforeSync", r#"1*sleep("2s")"#);
+    arm(port, "walBeforeSync", r#"sleep("2s")"#);
     let waiting = client.clone();
     let put = tokio::spawn(async move { waiting.put("during", "it").await });
     health_says(&server.url(), r#"{"health":"false","reason":"#).await;
+    disarm(port, "walBeforeSync");
     within("the write that hung", put).await.unwrap();
     health_says(&server.url(), r#"{"health":"true","reason":""}"#).await;
     client.put("after", "it").await;

@@ -203,16 +203,13 @@ impl Log {
         self.applied = index;
     }
 
-    /// What the entries up to `index` come to was taken over from elsewhere: they are applied without being handed out.
-    pub(crate) fn skip_to(&mut self, index: u64) {
-        if index > self.handed_out {
-            self.handed_out_bytes += self
-                .range(self.handed_out + 1, index + 1)
-                .map(Entry::size_bytes)
-                .sum::<u64>();
-            self.handed_out = index;
-        }
-        self.applied_to(index);
+    /// The member's state now holds exactly the entries up to `index`: those behind it are handed out, anew if need be.
+    pub(crate) fn restart_at(&mut self, index: u64) {
+        assert!(
+            self.snapshot.is_none() && (self.base_index()..=self.committed()).contains(&index),
+            "a state at entry {index} does not fit the log"
+        );
+        (self.applied, self.handed_out, self.handed_out_bytes) = (index, index, 0);
     }
 
     /// Drops entries up to `index`, which are applied and durable.

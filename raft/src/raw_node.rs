@@ -277,19 +277,22 @@ impl RawNode {
         self.leave_joint_if_due();
     }
 
-    /// The state of the member was replaced by one of the same group that holds every entry up to `index`, with this
-    /// configuration. The log stays as it is. Entries up to `index` that were handed out must be skipped.
+    /// The state of the member was replaced by one of the same group that holds exactly the entries up to `index`, with
+    /// this configuration. The log stays; entries behind `index` are handed out, anew if they were before.
     ///
-    /// Errors: the index is not between the applied one and what is committed and durable here, or the configuration
-    /// is senseless; nothing is changed.
-    pub fn skip_to(&mut self, index: u64, conf_state: &ConfState) -> Result<(), CompactError> {
+    /// Order: entries that were handed out and are not applied must be dropped.
+    ///
+    /// Errors: the index is not between the log's start and what is committed and durable here, a snapshot is being
+    /// installed, or the configuration is senseless; nothing is changed.
+    pub fn restart_at(&mut self, index: u64, conf_state: &ConfState) -> Result<(), CompactError> {
         let limit = self.log.committed().min(self.log.stable());
+        let fits = !self.log.has_snapshot() && (self.log.base_index()..=limit).contains(&index);
         let configuration = Configuration::from_conf_state(conf_state);
-        let (Ok(configuration), true) = (configuration, (self.log.applied()..=limit).contains(&index)) else {
+        let (Ok(configuration), true) = (configuration, fits) else {
             return Err(CompactError::NotApplied { index, limit });
         };
         self.tracker.switch(configuration, self.log.last_index());
-        self.log.skip_to(index);
+        self.log.restart_at(index);
         Ok(())
     }
 

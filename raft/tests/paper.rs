@@ -194,6 +194,25 @@ fn a_member_that_is_held_back_does_not_campaign_and_steps_down_when_it_leads() {
 }
 
 #[test]
+fn behind_a_state_that_was_put_in_place_the_log_goes_on_and_before_it_nothing_is_applied() {
+    let indexes = |one: &mut Member| -> Vec<u64> {
+        let committed = one.raw.ready().committed;
+        committed.iter().map(|entry| entry.index).collect()
+    };
+    let (three, four) = (ConfState::of_voters(1..=3), ConfState::of_voters(1..=4));
+    let mut one = member(3, 1, &[1, 1, 1]);
+    one.raw.step(append(2, 1, (1, 3), &[], 3)).unwrap();
+    assert_eq!(indexes(&mut one), [1, 2, 3]);
+    assert!(one.raw.restart_at(4, &three).is_err());
+    one.raw.restart_at(1, &four).unwrap();
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (four, 1));
+    assert_eq!(indexes(&mut one), [2, 3]);
+    one.raw.restart_at(3, &three).unwrap();
+    assert_eq!(indexes(&mut one), [0; 0]);
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (three, 3));
+}
+
+#[test]
 fn section_5_2_an_election_is_won_with_a_majority_lost_against_one_and_open_between() {
     let cases: [(u64, &[bool], Role); 7] = [
         (3, &[true], Role::Leader),

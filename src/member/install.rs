@@ -100,9 +100,9 @@ impl Engine {
         self.install(disk, metadata)?;
         let conf_state = ConfState::decode(&self.member.applied.conf_state);
         let conf_state = conf_state.map_err(|error| BootError::Raft(error.to_string()))?;
-        let skipped = self.member.raft.skip_to(metadata.index, &conf_state);
-        skipped.map_err(|error| BootError::Raft(error.to_string()))?;
-        self.to_apply.retain(|entry| entry.index > metadata.index);
+        let restarted = self.member.raft.restart_at(metadata.index, &conf_state);
+        restarted.map_err(|error| BootError::Raft(error.to_string()))?;
+        self.to_apply.clear();
         Ok(())
     }
 

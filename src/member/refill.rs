@@ -2,7 +2,7 @@
 //!
 //! The log holds its vote and every entry that it promised to keep, so it goes on voting and appending under its id. The
 //! tree it throws away: it starts over an empty one, applies nothing, serves nobody and does not campaign, and asks the
-//! leader for a snapshot until one comes that its log reaches ([`raft::RawNode::skip_to`]). From there on it applies the
+//! leader for a snapshot until one comes that its log reaches ([`raft::RawNode::restart_at`]). From there on it applies the
 //! entries of its own log. A log that lags behind the leader's gets its snapshot from consensus, as any.
 //!
 //! The damaged file stays where it is until the received one is renamed over it, so a crash on the way begins anew.
@@ -123,7 +123,7 @@ impl Engine {
     pub(super) fn log_reaches(&self, index: u64) -> bool {
         let raft = &self.member.raft;
         let limit = raft.commit_index().min(raft.persisted_index());
-        self.refill.is_some() && (self.member.applied.index..=limit).contains(&index)
+        self.refill.is_some() && (raft.first_index() - 1..=limit).contains(&index)
     }
 
     /// The state is whole again.

@@ -110,7 +110,7 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         engine = start(&birth, &mut disk)?;
     }
     shared.identity = birth.identity;
-    if birth.restarts && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
+    if birth.restarts && !engine.is_refilling() && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
         corruption::check_at_start(shared, &engine.view()).await?;
     }
     let slot = Slot::new(engine.view());
