@@ -135,7 +135,13 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         });
     }
     let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
-    let mut peers = Peers::new(birth.identity, path.clone(), first.collect(), to_core, shared.core_metrics.clone());
+    let mut peers = Peers::new(
+        birth.identity,
+        path.clone(),
+        first.collect(),
+        to_core,
+        shared.core_metrics.clone(),
+    );
     peers.follow(&engine.view().members);
     let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
     glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();

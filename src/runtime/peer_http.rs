@@ -38,7 +38,10 @@ pub async fn get(
     match asked.await {
         Ok(result) => {
             let (answer, took) = result.map_err(|error| error.to_string())?;
-            Ok(Answer { took, ..parse(&answer)? })
+            Ok(Answer {
+                took,
+                ..parse(&answer)?
+            })
         }
         Err(_) => Err(format!("no answer within {patience:?}")),
     }

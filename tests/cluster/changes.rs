@@ -86,7 +86,11 @@ async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() 
         "etcdserver: rpc not supported for learner",
     );
     let list = client.cluster.clone().member_list(MemberListRequest::default()).await;
-    refused(list, Code::FailedPrecondition, "etcdserver: rpc not supported for learner");
+    refused(
+        list,
+        Code::FailedPrecondition,
+        "etcdserver: rpc not supported for learner",
+    );
     let page = |path: &str| {
         let answer = http(&cluster.nodes[third].endpoint(), "GET", path);
         (answer.status, answer.body)

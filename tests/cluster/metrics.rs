@@ -43,9 +43,15 @@ async fn metrics_tell_of_leader_peers_and_lost_links() {
         ] {
             let bytes = sample(&page, &format!("{name}{{{label}=\"{other:x}\"}}"));
             // Two followers have little to say to each other, but each asked for votes or heard the leader.
-            assert!(bytes.is_some() && (bytes > Some(0.0) || at != leader), "{name}: {bytes:?}");
+            assert!(
+                bytes.is_some() && (bytes > Some(0.0) || at != leader),
+                "{name}: {bytes:?}"
+            );
         }
-        assert_eq!(sample(&page, "etcd_cluster_version{cluster_version=\"3.6\"}"), Some(1.0));
+        assert_eq!(
+            sample(&page, "etcd_cluster_version{cluster_version=\"3.6\"}"),
+            Some(1.0)
+        );
     }
 
     let gone = (leader + 1) % 3;

@@ -100,11 +100,20 @@ async fn watches_lose_repeat_and_reorder_nothing_while_leaders_are_killed() {
     told.store(true, Ordering::Relaxed);
     let history = history.await.expect("the watcher does not panic");
     let revisions: Vec<i64> = history.iter().map(|(revision, ..)| *revision).collect();
-    assert_eq!(revisions, (2..=newest).collect::<Vec<_>>(), "one event for each revision");
+    assert_eq!(
+        revisions,
+        (2..=newest).collect::<Vec<_>>(),
+        "one event for each revision"
+    );
     assert!(newest > 50, "only {newest} revisions were made");
     stop.store(true, Ordering::Relaxed);
     for watcher in watchers {
         let seen = watcher.await.expect("a watcher does not panic");
-        assert!(seen == history, "a watcher saw {} events of {}", seen.len(), history.len());
+        assert!(
+            seen == history,
+            "a watcher saw {} events of {}",
+            seen.len(),
+            history.len()
+        );
     }
 }

@@ -7,7 +7,13 @@ use crate::{
 };
 
 /// A family with one sample for each other member: name, kind, label, help, number.
-type OfPeer = (&'static str, &'static str, &'static str, &'static str, fn(&PeerMetrics) -> u64);
+type OfPeer = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&PeerMetrics) -> u64,
+);
 
 #[rustfmt::skip] // one row a line
 const OF_PEER: &[OfPeer] = &[
@@ -32,7 +38,11 @@ impl Api {
         self.change_metrics(page);
         self.check_metrics(page);
         let name = "etcd_server_feature_enabled";
-        page.family(name, "gauge", "Whether or not a feature is enabled. 1 is enabled, 0 is not.");
+        page.family(
+            name,
+            "gauge",
+            "Whether or not a feature is enabled. 1 is enabled, 0 is not.",
+        );
         for (gate, enabled) in self.setup.features.iter() {
             let stage = match gate.stage {
                 Stage::Alpha => "ALPHA",
@@ -87,8 +97,14 @@ impl Api {
             "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
         );
         for (reason, count) in [
-            (super::super::status::LEARNER_NOT_READY.text, core.promotions_early.get()),
-            ("membership: can only promote a learner member", core.promotions_of_voters.get()),
+            (
+                super::super::status::LEARNER_NOT_READY.text,
+                core.promotions_early.get(),
+            ),
+            (
+                "membership: can only promote a learner member",
+                core.promotions_of_voters.get(),
+            ),
             ("membership: ID not found", core.promotions_of_strangers.get()),
         ] {
             if count > 0 {
