@@ -24,7 +24,9 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod refill;
 mod renewals;
+mod stall;
 mod time_outs;
 mod transfer;
 mod txn;
@@ -56,6 +58,7 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use refill::DAMAGED;
 pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Defrag, Published, View};
 
@@ -136,6 +139,8 @@ pub struct Member {
     /// When this member last came to lead; 0: never.
     elected_ns: u64,
     changes: reconfigure::Changes,
+    /// Members with a damaged tree that asked for a snapshot.
+    refills: Vec<u64>,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,

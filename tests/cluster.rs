@@ -13,6 +13,7 @@ mod stories {
     mod bootstrap;
     mod changes;
     mod corruption;
+    mod damage;
     mod dns;
     mod forced;
     mod leaderless;

@@ -203,6 +203,18 @@ impl Log {
         self.applied = index;
     }
 
+    /// What the entries up to `index` come to was taken over from elsewhere: they are applied without being handed out.
+    pub(crate) fn skip_to(&mut self, index: u64) {
+        if index > self.handed_out {
+            self.handed_out_bytes += self
+                .range(self.handed_out + 1, index + 1)
+                .map(Entry::size_bytes)
+                .sum::<u64>();
+            self.handed_out = index;
+        }
+        self.applied_to(index);
+    }
+
     /// Drops entries up to `index`, which are applied and durable.
     pub(crate) fn compact(&mut self, index: u64) {
         let term = self

@@ -14,6 +14,8 @@ use crate::{
     version::{ETCD_VERSION, STORAGE_VERSION},
 };
 
+/// Why a member is unhealthy whose disk hangs; etcd has no such check.
+const STALLED: &str = "DISK STALLED";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A finished page.
@@ -147,6 +149,7 @@ impl Api {
         let reason = match alarm {
             Some(name) => Some(format!("ALARM {name}")),
             None if !serializable && view.leader == 0 => Some("RAFT NO LEADER".to_owned()),
+            None if !serializable && view.is_stalled => Some(STALLED.to_owned()),
             None => None,
         };
         let metrics = self.setup.metrics.clone();
@@ -233,6 +236,7 @@ fn checks_page(
                 Some("alarm activated: CORRUPT".to_owned())
             }
             "non_learner" if view.is_learner => Some("not supported for learner".to_owned()),
+            "linearizable_read" if view.is_stalled => Some(STALLED.to_owned()),
             "linearizable_read" => linearizable.err().map(|failure| failure.text.to_owned()),
             _ => None,
         };

@@ -66,6 +66,7 @@ impl Harness {
             defrag: Default::default(),
             db_size_bytes: 0,
             db_in_use_bytes: 0,
+            is_stalled: false,
         };
         let metrics = Arc::new(ShardMetrics::new(METHODS.len()));
         let limits = ApiLimits {

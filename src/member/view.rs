@@ -40,6 +40,8 @@ pub struct View {
     pub db_size_bytes: u64,
     /// Bytes of it in use, and of what is buffered and not yet in it.
     pub db_in_use_bytes: u64,
+    /// The disk does not take writes of the log.
+    pub is_stalled: bool,
 }
 
 impl View {

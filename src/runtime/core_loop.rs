@@ -14,7 +14,7 @@ use net::io::{Acceptor, Listener, peer_door};
 use storage::io::GlommioDisk;
 
 use super::{
-    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, identity,
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
     pause::{Turn, breathe},
@@ -207,10 +207,14 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 }
 
 impl Core {
-    /// Runs turns until a leader is known and what was committed is applied, at most for two election time-outs.
+    /// Runs turns until a leader is known, at most for two election time-outs, and until the member has its state.
     async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        while self.engine.view().leader == 0 && now_ns() < give_up_ns {
+        let waits = |core: &Core| {
+            let elects = core.engine.view().leader == 0 && now_ns() < give_up_ns;
+            elects || (core.engine.is_refilling() && !core.shared.stop.load(Ordering::Relaxed))
+        };
+        while waits(self) {
             let more = self.turn(events);
             if more {
                 breathe().await;
@@ -267,6 +271,9 @@ impl Core {
         let mut out = Outputs::default();
         if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
             tracing::error!(%fault, "the member stops");
+            if fault.is_damage() {
+                die_of_damage(fault.to_string());
+            }
             die(&fault.to_string());
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());

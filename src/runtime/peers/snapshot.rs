@@ -25,6 +25,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const TRANSFER_MAX: Duration = Duration::from_secs(600);
 /// A receiver that gets nothing for this long gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A transfer that failed is begun anew after this long.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
@@ -59,9 +61,13 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
             Ok(()) => tracing::info!(peer, "the snapshot was taken over"),
             Err(error) => tracing::warn!(peer, %error, "the snapshot could not be sent"),
         }
-        ctx.sending.borrow_mut().remove(&to);
         let ok = result.is_ok();
         metrics.snapshot_sent.ended(ok, now_ns() - started_ns);
+        if !ok {
+            // Consensus would try again with the next heartbeat.
+            glommio::timer::sleep(RETRY_PAUSE).await;
+        }
+        ctx.sending.borrow_mut().remove(&to);
         ctx.tell(Event::SnapshotSent { to, ok });
     };
     glommio::spawn_local(task).detach();

@@ -34,6 +34,7 @@ pub fn post(endpoint: &str, path: &str, body: &str) -> HttpAnswer {
 }
 
 /// Sends one request with a body and reads the whole answer.
+#[allow(dead_code)] // tests/failpoints.rs needs it
 pub fn http_with(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
     exchange(endpoint, method, path, "", body)
 }
