@@ -188,7 +188,10 @@ impl Engine {
             return Err(BootError::LogLost { applied: applied_index });
         }
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
-        let tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
+        let mut tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
+        // Room for a whole commit behind the one that finds the disk full, since the alarm is on only then; less on a
+        // small disk, which the size of a segment tells.
+        tree.keep_in_reserve((options.commit.bytes_max as u64).min(wal.segment_size_bytes()));
         let root = tree.root();
         let user = root.user().clone();
         let applied = AppliedState {
@@ -336,7 +339,6 @@ pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {
         path: TREE_FILE.to_owned(),
         page_size: options.tree_page_bytes,
         growth_step_bytes: options.tree_growth_bytes,
-        reserve_bytes: options.tree_growth_bytes / 2,
         reserve_address_bytes: options.tree_reserve_bytes,
         token_base: 1 << 62,
         ..TreeOptions::default()

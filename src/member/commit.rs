@@ -97,10 +97,11 @@ impl Committer {
     }
 
     /// Goes on with another tree and gives the old one back. Panics while a commit is under way.
-    pub fn replace_tree(&mut self, tree: Tree) -> Tree {
+    pub fn replace_tree(&mut self, mut tree: Tree) -> Tree {
         assert!(self.is_idle(), "a tree is replaced between commits");
         self.shrinking = false;
         self.working = false;
+        tree.keep_in_reserve(self.tree.reserve_bytes());
         std::mem::replace(&mut self.tree, tree)
     }
 
