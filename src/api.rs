@@ -11,6 +11,7 @@
 mod answer;
 mod cluster;
 mod core;
+mod hashing;
 mod http;
 mod ids;
 mod jobs;
@@ -20,15 +21,23 @@ mod maintenance;
 mod method;
 mod metrics_page;
 pub mod past;
+mod peer_http;
+mod promise;
 mod shard;
 mod status;
 mod validate;
 pub mod watch;
 
+pub use hashing::Hash;
 pub use ids::RequestIds;
 pub use method::{Flow, METHODS, Method, MethodInfo};
+pub use peer_http::HashKvAnswer;
+pub use promise::Promise;
 pub use shard::{Api, ApiLimits, ApiSetup, FromCore, Outlet, Wires};
 pub use status::{ALL as FAILURES, Failure};
+
+/// How a leadership round ended for whoever awaits it.
+pub type Verdict = Promise<Result<(), Failure>>;
 
 #[cfg(test)]
 mod tests;

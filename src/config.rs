@@ -21,7 +21,8 @@ pub mod urls;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cluster::InitialCluster;
+pub use cluster::{Bootstrap, Discovery, InitialCluster};
+pub use features::Features;
 pub use urls::Url;
 
 /// The etcd release whose behaviour the server keeps, as `--version` and `Status.version` report it.
@@ -45,14 +46,21 @@ pub struct Config {
     pub advertise_client_urls: Vec<Url>,
     /// Where peers connect. Bounds: at least one.
     pub listen_peer_urls: Vec<Url>,
-    /// What peers are told to connect to. Bounds: at least one; equal to the member's part of `initial_cluster`.
+    /// What peers are told to connect to. Bounds: at least one.
     pub initial_advertise_peer_urls: Vec<Url>,
     /// Further listeners for `/metrics` and the health pages; may be empty.
     pub listen_metrics_urls: Vec<Url>,
-    /// The members at the cluster's birth, or of the cluster to join. Bounds: this one is among them.
+    /// The members at the cluster's birth, or of the cluster to join; with a discovery service this one alone, with SRV
+    /// records nobody. Whether this member is among them is looked at when it starts without data.
     pub initial_cluster: InitialCluster,
+    /// How a member without data learns of the others.
+    pub bootstrap: Bootstrap,
+    /// The file that names the DNS servers asked for SRV records.
+    pub resolv_conf: PathBuf,
     /// Whether the member joins a cluster that is there.
     pub joins_existing: bool,
+    /// Whether the member goes on as a cluster of one.
+    pub force_new_cluster: bool,
     /// The length of a raft tick and the interval of heartbeats. Bounds: at least 1.
     pub heartbeat_interval_ms: u64,
     /// The base election timeout. Bounds: at least five heartbeats, at most 50,000.
@@ -99,6 +107,12 @@ pub struct Config {
     pub warning_apply_duration: Duration,
     /// Answering a unary request for longer than this logs a warning.
     pub warning_unary_request_duration: Duration,
+    /// The feature gates.
+    pub features: Features,
+    /// How often the leader compares the members' data; `None` is never.
+    pub corrupt_check_interval: Option<Duration>,
+    /// How often the leader compares hashes taken at compactions, where the gate is on. Bounds: above 0.
+    pub compact_hash_check_interval: Duration,
     /// What of itself the server measures.
     pub metrics: MetricsLevel,
     /// The least severe level that is logged.
@@ -161,16 +175,6 @@ impl Config {
     /// How long a proposal or a read may wait for the cluster: 5 s and two election timeouts.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * Duration::from_millis(self.election_timeout_ms)
-    }
-
-    /// The id of this member, fixed by its peer URLs and the cluster token.
-    pub fn member_id(&self) -> u64 {
-        identity::member_id(&self.initial_advertise_peer_urls, &self.initial_cluster.token)
-    }
-
-    /// The id of the cluster, fixed by the ids of its first members.
-    pub fn cluster_id(&self) -> u64 {
-        identity::cluster_id(&self.initial_cluster.member_ids())
     }
 }
 

@@ -4,6 +4,8 @@ pub mod api;
 pub mod bell;
 pub mod bench;
 pub mod config;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod latest;
 pub mod logging;
 pub mod member;

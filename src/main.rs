@@ -56,6 +56,11 @@ fn run_server(name: &str, args: Vec<String>) -> ExitCode {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match Config::from_args_as(name, args, env) {
         Ok(Outcome::Serve(config)) => {
+            #[cfg(feature = "failpoints")]
+            if let Err(error) = etcore::failpoints::start(|name| std::env::var(name).ok()) {
+                eprintln!("etcore: {error}");
+                return ExitCode::FAILURE;
+            }
             let _log = logging::start(&config);
             serve(*config)
         }

@@ -8,11 +8,13 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod alone;
 mod apply;
 mod auto_compaction;
 mod boot;
 mod commit;
 mod compare;
+pub mod corruption;
 mod engine;
 mod error;
 mod event;
@@ -22,6 +24,11 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod refill;
+mod renewals;
+mod stall;
+mod time_outs;
+mod transfer;
 mod txn;
 mod view;
 
@@ -32,13 +39,10 @@ use std::{
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use net::pb::etcdserverpb::{
-    CompactionRequest, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest,
-    RequestHeader,
-};
+use net::pb::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader};
 use net::peer::CallMethod;
 use prost::Message as _;
-use raft::RawNode;
+use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
 pub use apply::{CORRUPT, Fault, NOSPACE};
@@ -54,7 +58,9 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
-pub use view::{Published, View};
+pub use refill::DAMAGED;
+pub use transfer::{Inbound, Outbound, Step, TransferError};
+pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
 use auto_compaction::Compactor;
@@ -64,12 +70,6 @@ use lessor::Lessor;
 ///
 /// Source: limits table, raft propose buffer (4096 there, per connection here many more connections share it).
 const WAITING_MAX: usize = 1 << 20;
-/// Leases revoked by one entry. Units: leases.
-const REVOKE_BATCH_MAX: usize = 1000;
-/// Leases with a longer TTL have what is left of it checkpointed. Units: seconds. Source: limits table.
-const CHECKPOINT_TTL_ABOVE: i64 = 300;
-/// How often. Units: nanoseconds. Source: limits table.
-const CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
 /// A read round without an answer is started anew after this long. Units: nanoseconds. Source: limits table.
 const READ_RETRY_NS: u64 = 500_000_000;
 /// What this member tells of itself is proposed again after this long, until it is applied. Units: nanoseconds.
@@ -117,6 +117,8 @@ pub struct Member {
     now_ns: u64,
     next_tick_ns: u64,
     next_checkpoint_ns: u64,
+    /// Where the checkpoints under way go on.
+    checkpoint_from: Option<i64>,
     /// Whose proposal it is, and when it times out.
     proposals: AHashMap<RequestId, (ShardIndex, u64)>,
     next_time_out_ns: u64,
@@ -132,7 +134,13 @@ pub struct Member {
     batch_waits: bool,
     replies: Vec<(ShardIndex, Reply)>,
     forwards: forward::Forwards,
+    renewals: renewals::Renewals,
+    transfers: time_outs::Transfers,
+    /// When this member last came to lead; 0: never.
+    elected_ns: u64,
     changes: reconfigure::Changes,
+    /// Members with a damaged tree that asked for a snapshot.
+    refills: Vec<u64>,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,
@@ -211,22 +219,6 @@ impl Member {
         self.reads.push(read);
     }
 
-    fn move_leader(&mut self, shard: ShardIndex, id: RequestId, target: u64) {
-        let result = if !self.raft.is_leader() {
-            Err(Refusal::NotLeader)
-        } else if self.members.members.get(&target).is_none_or(|member| member.is_learner) {
-            Err(Refusal::BadTransferee)
-        } else if target == self.options.member_id {
-            Ok(Outcome::Done)
-        } else {
-            self.raft
-                .transfer_leader(target)
-                .map(|()| Outcome::Done)
-                .map_err(|_| Refusal::BadTransferee)
-        };
-        self.answer(shard, id, result);
-    }
-
     /// Answers whoever asked.
     fn settle(&mut self, asker: Asker, result: Result<Outcome, Refusal>) {
         match asker {
@@ -296,36 +288,18 @@ impl Member {
     /// Answers the rounds that are won and whose index is applied.
     fn finish_rounds(&mut self) {
         while let Some(round) = self.rounds.front() {
-            if round.index.is_none_or(|index| index > self.applied.index) {
+            let applied = |index| index <= self.applied.index || mutant::on("read_before_applied");
+            if !round.index.is_some_and(applied) {
                 break;
             }
             let round = self.rounds.pop_front().expect("just seen");
             for read in round.waiting {
-                let result = match read.renew {
-                    None => Ok(Outcome::Done),
-                    Some(lease) => self.renew(lease),
-                };
-                self.settle(read.asker, result);
-            }
-        }
-    }
-
-    fn renew(&mut self, lease: i64) -> Result<Outcome, Refusal> {
-        if !self.lessor.is_primary() {
-            return Err(Refusal::NotPrimary);
-        }
-        let revision = self.store.revision();
-        let ttl = match self.lessor.renew(lease, self.now_ns) {
-            Ok((ttl, checkpointed)) => {
-                self.metrics.leases_renewed.add(1);
-                if checkpointed {
-                    self.propose_checkpoints(vec![(lease, 0)]);
+                match read.renew {
+                    None => self.settle(read.asker, Ok(Outcome::Done)),
+                    Some(lease) => self.renew(read.asker, lease),
                 }
-                ttl
             }
-            Err(_) => 0,
-        };
-        Ok(Outcome::LeaseRenew { ttl, revision })
+        }
     }
 
     /// A context that is won answers every round that began before it was asked for.
@@ -344,6 +318,11 @@ impl Member {
     fn tick(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         let interval = self.options.tick_ns;
+        if self.raft.is_leader() && self.now_ns > self.next_tick_ns + 2 * interval {
+            // Source: etcd's contention detector: each member is owed a heartbeat that comes late.
+            let others = self.members.members.len().saturating_sub(1) as u64;
+            self.metrics.late_heartbeats.add(others);
+        }
         // After a pause, time that nobody saw passing is not made up for tick by tick.
         if self.now_ns > self.next_tick_ns + 10 * interval {
             self.next_tick_ns = self.now_ns - 10 * interval;
@@ -353,6 +332,7 @@ impl Member {
             self.raft.tick();
         }
         self.time_out();
+        self.pump_renewals();
         self.pump_forwards();
         if self.now_ns >= self.next_announce_ns && self.raft.leader_id() != 0 {
             self.next_announce_ns = self.now_ns + ANNOUNCE_RETRY_NS;
@@ -372,77 +352,6 @@ impl Member {
                 });
             }
         }
-    }
-
-    fn time_out(&mut self) {
-        let (now, timeout) = (self.now_ns, self.options.request_timeout_ns);
-        if now >= self.next_time_out_ns {
-            self.next_time_out_ns = now + READ_RETRY_NS;
-            let late = self.proposals.iter().filter(|(_, (_, deadline))| *deadline <= now);
-            let mut late: Vec<(RequestId, ShardIndex)> = late.map(|(id, (shard, _))| (*id, *shard)).collect();
-            late.sort_unstable();
-            for (id, shard) in late {
-                self.proposals.remove(&id);
-                self.metrics.failed.add(1);
-                self.answer(shard, id, Err(Refusal::Timeout));
-            }
-        }
-        while self
-            .rounds
-            .front()
-            .is_some_and(|round| round.started_ns + timeout <= now)
-        {
-            let round = self.rounds.pop_front().expect("just seen");
-            self.metrics.failed_reads.add(1);
-            for read in round.waiting {
-                self.settle(read.asker, Err(Refusal::Timeout));
-            }
-        }
-        // Asking again for the newest round serves all. Once per interval, or at once when a leader is known anew: an
-        // answer that is late must not make more.
-        let again = std::mem::take(&mut self.ask_rounds_again) && self.raft.leader_id() != 0;
-        let stuck = |round: &&mut ReadRound| round.index.is_none() && (round.retry_ns <= now || again);
-        if let Some(round) = self.rounds.back_mut().filter(stuck) {
-            round.retry_ns = now + READ_RETRY_NS;
-            self.metrics.slow_reads.add(1);
-            let context = self.next_context;
-            self.next_context += 1;
-            let _ = self.raft.read_index(context);
-        }
-    }
-
-    fn end_leases(&mut self) {
-        let expired = self.lessor.expired(self.now_ns, REVOKE_BATCH_MAX);
-        if !expired.is_empty() {
-            self.metrics.leases_expired.add(expired.len() as u64);
-            let batch = LeaseRevokeBatchRequest {
-                term: self.raft.term(),
-                ids: expired,
-            };
-            self.propose_own(InternalRaftRequest {
-                lease_revoke_batch: Some(batch),
-                ..Default::default()
-            });
-        }
-        if self.now_ns >= self.next_checkpoint_ns {
-            self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
-            let left = self
-                .lessor
-                .checkpoints(self.now_ns, CHECKPOINT_TTL_ABOVE, REVOKE_BATCH_MAX);
-            if !left.is_empty() {
-                self.propose_checkpoints(left);
-            }
-        }
-    }
-
-    fn propose_checkpoints(&mut self, left: Vec<(i64, i64)>) {
-        let one = |(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl };
-        let checkpoints = left.into_iter().map(one).collect();
-        let request = LeaseCheckpointRequest { checkpoints };
-        self.propose_own(InternalRaftRequest {
-            lease_checkpoint: Some(request),
-            ..Default::default()
-        });
     }
 
     /// Proposes a request of the member itself, for which nobody waits.
@@ -475,13 +384,16 @@ impl Member {
             self.next_announce_ns = self.now_ns + ANNOUNCE_RETRY_NS;
         }
         if leads && !self.was_leader {
+            self.elected_ns = self.now_ns;
             self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
-            self.next_checkpoint_ns = self.now_ns + CHECKPOINT_INTERVAL_NS;
+            self.next_checkpoint_ns = self.now_ns + self.options.lease_checkpoint_interval_ns;
+            self.checkpoint_from = None;
         }
         if !leads && self.was_leader {
             self.lessor.demote();
         }
         self.was_leader = leads;
+        self.finish_transfers();
         if state.leader_id != 0 {
             self.announce();
         }

@@ -16,16 +16,19 @@ pub mod placement;
 pub mod probe;
 
 mod core_loop;
+mod corruption;
 mod identity;
 mod options;
+mod peer_http;
 mod peers;
 mod shard_loop;
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -42,7 +45,7 @@ use crate::{
     api::{FromCore, METHODS},
     config::{Config, LogOutput},
     latest::Slot,
-    member::{BootError, Event, View},
+    member::{BootError, DAMAGED, Event, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
 use mailbox::{Receiver, Sender};
@@ -72,8 +75,10 @@ enum StartError {
     Boot { path: PathBuf, error: BootError },
     #[error("the data directory {} cannot be used: {error}; make it writable for this user, or choose another --data-dir", path.display())]
     DataDir { path: PathBuf, error: std::io::Error },
-    #[error("the cluster cannot be joined: {0}")]
-    Join(String),
+    #[error("{0}")]
+    Cluster(String),
+    #[error("{member:x} {why}")]
+    Corrupt { member: u64, why: String },
     #[error(
         "the data directory {} is etcd's, whose files are not read here; choose another --data-dir and copy the keys over \
          (etcdctl make-mirror)",
@@ -140,8 +145,10 @@ fn run(config: Config) -> Result<(), StartError> {
         None => usize::MAX,
     };
     let listeners = listen(&config, &[CLIENT_TAG, METRICS_TAG])?;
+    // Members that start together ask each other whether they are there: nobody is to wait for one that is not yet.
     let peer_listeners = listen(&config, &[PEER_TAG])?;
     prepare_data_dir(&config)?;
+    let _ = DATA_DIR.set(config.data_dir.clone());
     // Before any thread: signals are then caught from the first moment on.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Signals)?;
     let shards = if cores == 1 { 1 } else { cores - 1 };
@@ -155,8 +162,8 @@ fn run(config: Config) -> Result<(), StartError> {
     );
     let shared = Shared {
         identity: storage::wal::Identity {
-            member_id: config.member_id(),
-            cluster_id: config.cluster_id(),
+            member_id: 0,
+            cluster_id: 0,
         },
         config: Arc::new(config),
         stop: Arc::new(AtomicBool::new(false)),
@@ -213,7 +220,10 @@ fn listen(config: &Config, tags: &[u32]) -> Result<Vec<Listener>, StartError> {
             } else {
                 format!("{host}:{}", url.port())
             };
-            listeners.push(Listener::bind(&address, tag)?);
+            listeners.push(match tag {
+                PEER_TAG => Listener::reserve(&address, tag)?,
+                _ => Listener::bind(&address, tag)?,
+            });
         }
     }
     Ok(listeners)
@@ -321,7 +331,6 @@ fn start_core(
 
 /// Nanoseconds of the monotonic clock since the process started.
 fn now_ns() -> u64 {
-    use std::sync::OnceLock;
     static START: OnceLock<Instant> = OnceLock::new();
     // Zero is kept for "never".
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
@@ -340,7 +349,21 @@ fn die(why: &str) -> ! {
     std::process::exit(1)
 }
 
-/// As [`die`], for damage that a shard finds while it reads.
+/// Where damage is noted.
+static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// As [`die`], for damage of the tree: it is noted, so that the next start of a member of a cluster has it refilled.
 fn die_of_damage(what: String) {
+    if let Some(dir) = DATA_DIR.get() {
+        // Without the note the damage is found again, at the latest when that page is read.
+        let noted = std::fs::File::create(dir.join(DAMAGED)).and_then(|mut file| {
+            file.write_all(what.as_bytes())?;
+            file.sync_all()?;
+            std::fs::File::open(dir)?.sync_all()
+        });
+        if let Err(error) = noted {
+            tracing::error!(%error, "the damage cannot be noted");
+        }
+    }
     die(&what)
 }

@@ -1,70 +1,54 @@
 //! Installing another member's state, with a crash at each step of it: the engine over a disk, without a network.
 
+#[path = "engine/options.rs"]
+mod options;
+
 use std::{path::Path, sync::Arc};
 
 use etcore::{
-    member::{AutoCompaction, CommitPolicy, Engine, Event, INCOMING, MemberInfo, MemberOptions, Outputs, Request},
+    member::{Engine, Event, INCOMING, Inbound, MemberOptions, Outbound, Outputs, Request, Step},
     metrics::CoreMetrics,
 };
 use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
+use options::{MS, founders};
 use prost::Message as _;
-use raft::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
-use storage::{io::StdDisk, tree::Root};
+use raft::{Entry, Message, MessageType};
+use storage::{
+    io::{Disk, Op, OpenOptions, Output, SimDisk, StdDisk, WriteBuf},
+    tree::Root,
+};
 use tempfile::TempDir;
 
-const MS: u64 = 1_000_000;
 const LEADER: u64 = 1;
 const FOLLOWER: u64 = 2;
 
 fn options(member_id: u64) -> MemberOptions {
-    let first = MemberInfo {
-        id: LEADER,
-        peer_urls: vec!["http://127.0.0.1:1".into()],
-        name: "m1".into(),
-        ..MemberInfo::default()
+    // The follower joins: it begins with nothing.
+    let first = if member_id == LEADER {
+        founders(&[LEADER])
+    } else {
+        Vec::new()
     };
-    MemberOptions {
-        member_id,
-        cluster_id: 7,
-        name: format!("m{member_id}"),
-        client_urls: Vec::new(),
-        // The follower joins: it begins with nothing.
-        initial_members: if member_id == LEADER { vec![first] } else { Vec::new() },
-        tick_ns: 10 * MS,
-        election_ticks: 10,
-        election_timeout_ns: 100 * MS,
-        pre_vote: true,
-        seed: member_id,
-        request_timeout_ns: 5000 * MS,
-        buffered_bytes_max: 4 << 20,
-        catch_up_entries: 10,
-        commit: CommitPolicy {
-            interval_ns: 10 * MS,
-            bytes_max: 1 << 20,
-        },
-        compaction_pause_ns: 10 * MS,
-        auto_compaction: AutoCompaction::Off,
-        max_learners: 1,
-        strict_reconfig_check: true,
-        wal_dir: "wal".to_owned(),
-        wal_segment_bytes: Some(1 << 20),
-        tree_reserve_bytes: 256 << 20,
-        tree_page_bytes: 4096,
-        tree_growth_bytes: 1 << 20,
-    }
+    options::options(member_id, first)
 }
 
-/// A member on a directory. Dropping it is a crash.
-struct Member {
+/// A member on a disk. Dropping it is a crash.
+struct Member<D: Disk = StdDisk> {
     engine: Engine,
-    disk: StdDisk,
+    disk: D,
     now_ns: u64,
 }
 
 impl Member {
     fn boot(dir: &Path, id: u64) -> Member {
-        let mut disk = StdDisk::new(dir).expect("the directory can be used");
-        let engine = Engine::boot(&mut disk, options(id), Arc::new(CoreMetrics::default()), 1).expect("it boots");
+        let disk = StdDisk::new(dir).expect("the directory can be used");
+        Member::on(disk, options(id))
+    }
+}
+
+impl<D: Disk> Member<D> {
+    fn on(mut disk: D, options: MemberOptions) -> Self {
+        let engine = Engine::boot(&mut disk, options, Arc::new(CoreMetrics::default()), 1).expect("it boots");
         Member {
             engine,
             disk,
@@ -126,33 +110,40 @@ fn leader(dir: &Path) -> Member {
 }
 
 /// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
-fn receive(root: &Root, dir: &Path) -> Box<Message> {
-    let mut file = vec![0; root.size_bytes() as usize];
-    let metas = root.meta_bytes();
-    file[..metas.len()].copy_from_slice(&metas);
-    for run in root.runs().expect("the tree is whole") {
-        let bytes = root.run_bytes(run);
-        let start = run.0 as usize * root.page_size();
-        file[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-    std::fs::write(dir.join(INCOMING), file).expect("the directory can be written");
-    let user = root.user();
-    let metadata = SnapshotMetadata {
-        conf_state: ConfState::decode(&user.conf_state).expect("a configuration"),
-        index: user.applied_index,
-        term: user.applied_term,
-    };
-    Box::new(Message {
+fn receive(root: Arc<Root>, disk: &mut dyn Disk) -> Box<Message> {
+    let message = Message {
         msg_type: MessageType::MsgSnap,
         from: LEADER,
         to: FOLLOWER,
-        term: user.applied_term,
-        snapshot: Some(Snapshot {
-            metadata,
-            ..Snapshot::default()
-        }),
+        term: root.user().applied_term,
         ..Message::default()
-    })
+    };
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    let path = INCOMING.to_owned();
+    let Ok(Output::File(file)) = disk.call(Op::Open { path, options }) else {
+        panic!("the disk can be written");
+    };
+    let mut outbound = Outbound::plan(root, 8 << 10).expect("the tree is whole");
+    let mut inbound = Inbound::default();
+    while let Some(piece) = outbound.next_piece() {
+        let op = match inbound.take(&piece.into()).expect("pieces in order") {
+            Step::Write { offset, bytes } => Op::Write {
+                file,
+                offset,
+                data: WriteBuf::Bytes(bytes),
+            },
+            Step::End { len } => Op::SetLen(file, len),
+        };
+        disk.call(op).expect("the disk can be written");
+    }
+    for op in [Op::Sync(file), Op::Close(file), Op::SyncDir(String::new())] {
+        disk.call(op).expect("the disk can be written");
+    }
+    Box::new(outbound.describe(message).expect("a configuration"))
 }
 
 fn assert_same(follower: &Engine, leader: &Engine) {
@@ -167,7 +158,7 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     let index = message.snapshot.as_ref().unwrap().metadata.index;
     let (mut done, mut installed, mut answers) = (false, false, Vec::new());
     let mut events = vec![Event::SnapshotReceived(message)];
@@ -198,8 +189,9 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
 fn a_crash_before_the_marker_leaves_the_old_state() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
-    drop(Member::boot(dirs.1.path(), FOLLOWER));
-    let _ = receive(&leader.engine.durable_root(), dirs.1.path());
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let _ = receive(leader.engine.durable_root(), &mut follower.disk);
+    drop(follower);
     let follower = Member::boot(dirs.1.path(), FOLLOWER);
     assert_eq!(follower.engine.view().applied_index, 0);
     assert!(
@@ -213,7 +205,7 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     // This disk performs what is submitted at once, and the engine hears of it one turn later.
     let out = follower.turn(vec![Event::SnapshotReceived(message)]);
     assert!(!out.installed && dirs.1.path().join(INCOMING).exists());
@@ -224,4 +216,43 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     again.settle();
     drop(again);
     assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn a_snapshot_that_finds_the_log_full_is_taken_over_once_there_is_room_again() {
+    let dir = TempDir::new().unwrap();
+    let leader = leader(dir.path());
+    let disk = SimDisk::new();
+    let small = MemberOptions {
+        wal_segment_bytes: Some(16 << 10),
+        ..options(FOLLOWER)
+    };
+    let mut follower = Member::on(disk.clone(), small);
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
+    disk.set_capacity(Some(disk.used()));
+    // Entries that are not committed stay in the log until there is no room for more.
+    for index in 1..=40 {
+        let append = Message {
+            msg_type: MessageType::MsgApp,
+            from: LEADER,
+            to: FOLLOWER,
+            term: message.term,
+            index: index - 1,
+            log_term: if index == 1 { 0 } else { 1 },
+            entries: vec![Entry::normal(1, index, vec![0; 3000])],
+            ..Message::default()
+        };
+        follower.turn(vec![Event::Peer(Box::new(append))]);
+    }
+    let mut installed = follower.turn(vec![Event::SnapshotReceived(message)]).installed;
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(!installed, "its marker has no room");
+    disk.set_capacity(None);
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(installed);
+    assert_same(&follower.engine, &leader.engine);
 }

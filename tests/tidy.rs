@@ -271,6 +271,55 @@ fn nothing_is_left_to_be_written() {
     none(complaints, "no todo!, unimplemented! or dbg!");
 }
 
+/// The mutants of the sources, each as "name in path".
+fn mutants_of(sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    let of_the_product = |source: &&Source| source.path.starts_with("src/") || source.path.contains("/src/");
+    for source in sources.iter().filter(of_the_product) {
+        for (_, line) in source.code() {
+            let sites = line.split("mutant::on(\"").skip(1);
+            found.extend(sites.filter_map(|rest| Some(format!("{} in {}", rest.split_once('"')?.0, source.path))));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The mutants of the table, in the same form: the rows whose first and third cells are code.
+fn mutants_of_the_table(text: &str) -> Vec<String> {
+    let rows = text
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+    let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
+    let named = rows.filter(|cells| cells.len() == 6);
+    let mut found: Vec<String> = named
+        .filter_map(|cells| Some(format!("{} in {}", code(cells[1])?, code(cells[3])?)))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn every_mutant_is_in_the_table_and_every_row_in_the_code() {
+    let table = fs::read_to_string(root().join("docs/MUTANTS.md")).expect("docs/MUTANTS.md is there");
+    assert_eq!(
+        mutants_of(&sources()),
+        mutants_of_the_table(&table),
+        "docs/MUTANTS.md lists each mutant once, with the file it is in"
+    );
+}
+
+#[test]
+fn no_feature_is_on_by_default() {
+    let mut complaints = Vec::new();
+    for manifest in ["Cargo.toml", "raft/Cargo.toml", "storage/Cargo.toml", "net/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).expect("each crate has a manifest");
+        let on = text.lines().find(|line| line.starts_with("default ="));
+        complaints.extend(on.map(|line| format!("{manifest}: {line}")));
+    }
+    none(complaints, "mutants are never in a release");
+}
+
 #[test]
 fn every_decision_record_has_a_number_of_its_own() {
     let mut by_number: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -318,6 +367,8 @@ fn the_rules_find_what_they_look_for() {
     };
     assert_eq!(source.code().collect::<Vec<_>>(), [(3, "let x = 1;")]);
     assert!(source.is_in("src/member") && !source.is_in("src/mem"));
+    let table = "| `a` | b | `src/c.rs` | d |\n| mutant | x | y | z |\n|---|---|---|---|";
+    assert_eq!(mutants_of_the_table(table), ["a in src/c.rs"]);
     let (head, tail) = FORBIDDEN_TEXTS[0];
     let path = format!("{head}{tail}");
     assert!(is_named(&format!("cd {path}x"), &path) && is_named(&format!("\"{path}\""), &path));

@@ -66,6 +66,7 @@ mod config;
 mod error;
 mod log;
 mod membership;
+pub mod mutant;
 pub mod quorum;
 mod raw_node;
 mod ready;

@@ -17,6 +17,7 @@ mod writes;
 use std::collections::VecDeque;
 
 use crate::error::LogError;
+use crate::mutant;
 use crate::ready::PersistToken;
 use crate::types::{Entry, Snapshot};
 use writes::Writes;
@@ -123,6 +124,9 @@ impl Log {
     ///
     /// Source: Raft paper, section 5.4.1.
     pub(crate) fn is_up_to_date(&self, last_index: u64, last_term: u64) -> bool {
+        if mutant::on("longer_log_wins") {
+            return last_index >= self.last_index();
+        }
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }
 
@@ -156,7 +160,9 @@ impl Log {
     ///
     /// Source: Raft paper, section 5.3.
     pub(crate) fn merge(&mut self, entries: Vec<Entry>) {
-        let conflict = entries.iter().position(|entry| !self.matches(entry.index, entry.term));
+        let conflicts =
+            |entry: &Entry| !self.matches(entry.index, entry.term) || mutant::on("late_append_cuts_the_log");
+        let conflict = entries.iter().position(conflicts);
         if let Some(at) = conflict {
             if entries[at].index <= self.last_index() {
                 self.truncate_from(entries[at].index);
@@ -195,6 +201,18 @@ impl Log {
         let bytes: u64 = self.range(self.applied + 1, index + 1).map(Entry::size_bytes).sum();
         self.handed_out_bytes -= bytes;
         self.applied = index;
+    }
+
+    /// What the entries up to `index` come to was taken over from elsewhere: they are applied without being handed out.
+    pub(crate) fn skip_to(&mut self, index: u64) {
+        if index > self.handed_out {
+            self.handed_out_bytes += self
+                .range(self.handed_out + 1, index + 1)
+                .map(Entry::size_bytes)
+                .sum::<u64>();
+            self.handed_out = index;
+        }
+        self.applied_to(index);
     }
 
     /// Drops entries up to `index`, which are applied and durable.

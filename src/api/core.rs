@@ -76,7 +76,7 @@ pub(super) enum Waiting {
     /// The member list.
     MemberList { key: CallKey },
     /// A health check over HTTP.
-    Health(super::http::Verdict),
+    Health(super::Verdict),
 }
 
 impl Waiting {
@@ -102,6 +102,17 @@ impl Api {
         }
         self.reads.push(read);
         Ok(())
+    }
+
+    /// A leadership round of its own: done once this member has applied what was committed when it was asked for.
+    pub fn barrier(&mut self) -> super::Verdict {
+        let verdict = super::Verdict::default();
+        if let Err(failure) = self.wait_for_round(Waiting::Health(verdict.clone())) {
+            verdict.give(Err(failure));
+        }
+        self.start_round();
+        self.flush_outbox();
+        verdict
     }
 
     /// Starts one leadership round for all reads of the turn.
@@ -137,16 +148,7 @@ impl Api {
                 self.hub.lagged(revision);
                 self.wake_jobs |= self.hub.has_work();
             }
-            FromCore::HashForCompaction(store, revision) => {
-                let damage = self.setup.on_damage;
-                match store.compaction_hash(revision) {
-                    Ok(hash) => {
-                        self.compaction_hashes.push_back((revision, hash));
-                        self.wake_jobs = true;
-                    }
-                    Err(error) => drop(store_failure(&error, damage)),
-                }
-            }
+            FromCore::HashForCompaction(store, revision) => self.hash_compaction(&store, revision),
             FromCore::Replies(view, replies) => {
                 for reply in replies {
                     self.on_reply(&view, reply, wires);

@@ -2,35 +2,27 @@
 //!
 //! Source: http table.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    task::{Poll, Waker},
-};
-
 use net::{
     grpc::{HttpHead, ServerConn},
-    io::{
-        HeaderMap, HeaderName, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod, StatusCode,
-        header,
-    },
+    io::{HeaderMap, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod, StatusCode, header},
 };
 
-use super::{Api, core::Waiting, shard::CallKey, status::Failure};
+use super::{Api, Verdict, core::Waiting, shard::CallKey, status::Failure};
 use crate::{
     member::{CORRUPT, NOSPACE, View},
+    metrics::CHECKS,
     version::{ETCD_VERSION, STORAGE_VERSION},
 };
 
-/// What peers tell clusters apart by. Source: http table, peer rows.
-const CLUSTER_ID_HEADER: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
-const TEXT: &str = "text/plain; charset=utf-8";
+/// Why a member is unhealthy whose disk hangs; etcd has no such check.
+const STALLED: &str = "DISK STALLED";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A finished page.
-struct Page {
-    status: u16,
-    content_type: &'static str,
-    body: String,
+pub(super) struct Page {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: String,
 }
 
 /// What a path asks for.
@@ -40,43 +32,8 @@ enum Route {
     Checked(Box<dyn FnOnce(Result<(), Failure>) -> Page>),
 }
 
-/// Where the verdict of a leadership round is left for whoever awaits it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Verdict(Rc<RefCell<VerdictState>>);
-
-#[derive(Debug, Default)]
-struct VerdictState {
-    result: Option<Result<(), Failure>>,
-    waker: Option<Waker>,
-}
-
-impl Verdict {
-    /// Leaves the verdict.
-    pub fn give(&self, result: Result<(), Failure>) {
-        let mut state = self.0.borrow_mut();
-        state.result = Some(result);
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
-    }
-
-    async fn wait(self) -> Result<(), Failure> {
-        std::future::poll_fn(|cx| {
-            let mut state = self.0.borrow_mut();
-            match state.result.take() {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    state.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-}
-
 impl Page {
-    fn new(status: u16, content_type: &'static str, body: impl Into<String>) -> Page {
+    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<String>) -> Page {
         Page {
             status,
             content_type,
@@ -84,7 +41,7 @@ impl Page {
         }
     }
 
-    fn not_found() -> Page {
+    pub(super) fn not_found() -> Page {
         Page::new(404, TEXT, "404 page not found\n")
     }
 }
@@ -103,11 +60,7 @@ impl Api {
         }
         let metrics_only = request.conn.tag == self.setup.metrics_tag;
         if request.conn.tag == self.setup.peer_tag {
-            let mut page = answer(self.peer_page(request.uri.path()));
-            let cluster = format!("{:x}", self.setup.cluster_id);
-            let cluster = HeaderValue::from_str(&cluster).expect("hexadecimal digits are valid");
-            page.headers.insert(CLUSTER_ID_HEADER, cluster);
-            return Http1Reply::Now(page);
+            return self.peer_http(&request);
         }
         let get = request.method == HttpMethod::GET || request.method == HttpMethod::HEAD;
         let (path, query) = (
@@ -150,21 +103,7 @@ impl Api {
         );
     }
 
-    /// What other members and tools ask of the peer port over HTTP.
-    fn peer_page(&mut self, path: &str) -> Page {
-        match path {
-            "/version" => self.version_page(),
-            "/members" => {
-                let view = self.view();
-                let members: Vec<_> = view.members.members.values().collect();
-                let body = serde_json::to_string(&members).expect("members are plain data");
-                Page::new(200, "application/json", body + "\n")
-            }
-            _ => Page::not_found(),
-        }
-    }
-
-    fn version_page(&mut self) -> Page {
+    pub(super) fn version_page(&mut self) -> Page {
         let cluster = self
             .view()
             .members
@@ -210,6 +149,7 @@ impl Api {
         let reason = match alarm {
             Some(name) => Some(format!("ALARM {name}")),
             None if !serializable && view.leader == 0 => Some("RAFT NO LEADER".to_owned()),
+            None if !serializable && view.is_stalled => Some(STALLED.to_owned()),
             None => None,
         };
         let metrics = self.setup.metrics.clone();
@@ -265,7 +205,15 @@ impl Api {
             .split('&')
             .any(|part| part == "verbose" || part.starts_with("verbose="));
         let remote = chosen.contains(&"linearizable_read");
-        let finish = move |result: Result<(), Failure>| checks_page(&chosen, verbose, &view, result);
+        let (metrics, clock) = (self.setup.metrics.clone(), self.setup.clock);
+        let kind = if kind == "livez" { "livez" } else { "readyz" };
+        let finish = move |result: Result<(), Failure>| {
+            let ran = |check: &str, ok: bool| {
+                let at = CHECKS.iter().position(|row| *row == (kind, check));
+                metrics.checks[at.expect("every check is in the table")].ran(ok, clock());
+            };
+            checks_page(&chosen, verbose, &view, result, ran)
+        };
         if remote {
             Route::Checked(Box::new(finish))
         } else {
@@ -274,7 +222,13 @@ impl Api {
     }
 }
 
-fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result<(), Failure>) -> Page {
+fn checks_page(
+    chosen: &[&str],
+    verbose: bool,
+    view: &View,
+    linearizable: Result<(), Failure>,
+    ran: impl Fn(&str, bool),
+) -> Page {
     let (mut lines, mut failed) = (String::new(), false);
     for name in chosen {
         let error = match *name {
@@ -282,9 +236,11 @@ fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result
                 Some("alarm activated: CORRUPT".to_owned())
             }
             "non_learner" if view.is_learner => Some("not supported for learner".to_owned()),
+            "linearizable_read" if view.is_stalled => Some(STALLED.to_owned()),
             "linearizable_read" => linearizable.err().map(|failure| failure.text.to_owned()),
             _ => None,
         };
+        ran(name, error.is_none());
         match error {
             None => lines.push_str(&format!("[+]{name} ok\n")),
             Some(why) => {
@@ -322,7 +278,7 @@ fn values(query: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-fn answer(page: Page) -> Http1Answer {
+pub(super) fn answer(page: Page) -> Http1Answer {
     let status = StatusCode::from_u16(page.status).expect("the statuses here are valid");
     let mut answer = Http1Answer::typed(status, page.content_type, page.body);
     if page.status == 405 {

@@ -23,6 +23,7 @@ use storage::{
 use super::{
     Api, Method, answer,
     core::store_failure,
+    hashing::{HASH_SLICE, Progress},
     shard::{CallKey, Wires},
 };
 use crate::{
@@ -38,8 +39,6 @@ const SLICE_KEYS: i64 = 1000;
 const QUEUE_MAX: usize = 1 << 20;
 /// Bytes of one snapshot message. Units: bytes. Source: limits table, snapshot send chunk.
 const SNAPSHOT_CHUNK: usize = 32 << 10;
-/// Bytes hashed in one slice. Units: bytes.
-const HASH_SLICE: usize = 512 << 10;
 
 /// What a slice came to.
 enum Slice {
@@ -49,24 +48,6 @@ enum Slice {
     Blocked,
     /// Answered.
     Done,
-}
-
-/// What became of the hashes for compactions in one slice.
-#[derive(PartialEq, Eq)]
-enum Hashing {
-    Idle,
-    Working,
-    Done,
-}
-
-impl Hashing {
-    fn is_done(&self) -> bool {
-        *self == Hashing::Done
-    }
-
-    fn is_working(&self) -> bool {
-        *self == Hashing::Working
-    }
 }
 
 /// One long piece of work for one call.
@@ -316,30 +297,15 @@ impl Api {
                     Slice::Done => blocked = 0,
                 }
             }
-            let hashing = self.hash_for_compaction();
-            if hashing.is_done() {
+            let hashing = self.hash_slice_of_own();
+            if hashing == Progress::Done {
                 blocked = 0;
             }
-            let more = history || hashing.is_working() || blocked < self.jobs.len();
+            let more = history || hashing != Progress::Idle || blocked < self.jobs.len();
             if !more || spent() {
                 return more;
             }
         }
-    }
-
-    /// One slice of the oldest hash for a compaction.
-    fn hash_for_compaction(&mut self) -> Hashing {
-        let Some((revision, hash)) = self.compaction_hashes.front_mut() else {
-            return Hashing::Idle;
-        };
-        let revision = *revision;
-        match hash.step(HASH_SLICE) {
-            Ok(None) => return Hashing::Working,
-            Ok(Some(result)) => self.setup.hashes.insert(revision, result),
-            Err(error) => drop(store_failure(&error, self.setup.on_damage)),
-        }
-        self.compaction_hashes.pop_front();
-        Hashing::Done
     }
 
     fn run_slice(&mut self, job: &mut Job, wires: &dyn Wires) -> Slice {

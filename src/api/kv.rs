@@ -94,10 +94,7 @@ impl Api {
             return self.serve_range(&view, key, &request, wire);
         }
         if self.view().is_learner {
-            return Err(Failure {
-                code: net::grpc::Code::FailedPrecondition,
-                text: "etcdserver: rpc not supported for learner",
-            });
+            return Err(status::NOT_FOR_LEARNER);
         }
         self.wait_for_round(Waiting::Range {
             key,
@@ -392,6 +389,7 @@ pub(super) struct HubSink<'a>(pub &'a dyn Wires, pub &'a ShardMetrics);
 
 impl Sink<CallKey> for HubSink<'_> {
     fn send(&mut self, call: CallKey, response: &[u8]) {
+        storage::failpoint!("beforeSendWatchResponse");
         self.1.methods[super::Method::Watch.index()].sent.add(1);
         self.0.with(call.0, &mut |wire| {
             wire.send_message(call.1, response.len(), |out| out.put_slice(response))

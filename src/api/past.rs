@@ -1,6 +1,7 @@
 //! What watchers read: events of blocks, and history from a view.
 
 use bytes::Bytes;
+use raft::mutant;
 use storage::mvcc::{Block, Kv, StoreView};
 
 use super::watch::{Event, Past};
@@ -36,7 +37,12 @@ impl Past for ViewPast<'_> {
     fn before(&self, key: &[u8], main: i64, sub: i64) -> Option<Bytes> {
         // As etcd: the state before the revision, even where the transaction changed the key twice.
         let _ = sub;
-        self.0.kv_at(key, main - 1).ok().flatten().map(Bytes::copy_from_slice)
+        let last = if mutant::on("prev_kv_is_the_new_one") {
+            main
+        } else {
+            main - 1
+        };
+        self.0.kv_at(key, last).ok().flatten().map(Bytes::copy_from_slice)
     }
 }
 

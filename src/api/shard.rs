@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use net::{
     grpc::{Code, Event as WireEvent, RequestHead, ServerConn, Status, StreamId},
     io::{Application, ConnId, Http1Reply, Http1Request, Shard},
-    pb::etcdserverpb::ResponseHeader,
+    pb::{etcdserverpb::ResponseHeader, grpc::health::v1::health_check_response::ServingStatus},
 };
 use prost::Message;
 use storage::mvcc::StoreView;
@@ -23,6 +23,7 @@ use storage::mvcc::StoreView;
 use super::{
     Flow, Method, RequestIds,
     core::{Pending, Waiting},
+    hashing::Hashing,
     jobs::Job,
     method::Router,
     status::{self, Failure},
@@ -30,10 +31,14 @@ use super::{
 };
 use crate::{
     bell::Bell,
+    config::Features,
     latest::{Cached, Slot},
     member::{Event, HashCache, Published, Reply, Request, RequestId, ShardIndex, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
+
+/// Looks without a leader after which streams that require one end. Source: etcd `maxNoLeaderCnt`.
+const LEADERLESS_MAX: u32 = 3;
 
 /// One call: its connection and its stream.
 pub type CallKey = (ConnId, StreamId);
@@ -49,6 +54,8 @@ pub struct ApiLimits {
     pub quota_bytes: Option<u64>,
     /// Idle watchers that asked for it are told the revision this often. Units: nanoseconds.
     pub progress_interval_ns: u64,
+    /// Streams that require a leader are cut after three of these without one. Units: nanoseconds.
+    pub election_timeout_ns: u64,
     /// Unary calls that take longer are logged. Units: nanoseconds; 0: never.
     pub slow_request_ns: u64,
     /// Time unary calls for the metrics.
@@ -70,6 +77,8 @@ pub struct ApiSetup {
     pub cluster_id: u64,
     /// Unix time at start, for request ids. Units: milliseconds.
     pub unix_ms: u64,
+    /// The feature gates.
+    pub features: Features,
     /// Bounds.
     pub limits: ApiLimits,
     /// Where the core publishes views.
@@ -151,8 +160,8 @@ pub(super) enum CallState {
     Watch,
     /// A keepalive stream: renewals not answered, and whether the client is done.
     KeepAlive { unanswered: usize, half_closed: bool },
-    /// A health watch.
-    Health,
+    /// A health watch: what it was told, and how many defragmentations had begun then; none: of no known service.
+    Health(Option<(ServingStatus, u64)>),
 }
 
 #[derive(Debug)]
@@ -160,6 +169,8 @@ pub(super) struct Call {
     pub method: Method,
     pub started_ns: u64,
     pub deadline_ns: Option<u64>,
+    /// It is a stream that ends when there is no leader for a while.
+    pub requires_leader: bool,
     pub state: CallState,
 }
 
@@ -176,9 +187,11 @@ pub struct Api {
     pub(super) outbox: Vec<Event>,
     pub(super) hub: WatchHub<CallKey>,
     pub(super) jobs: VecDeque<Job>,
-    /// Hashes under way for compactions, oldest first.
-    pub(super) compaction_hashes: VecDeque<(i64, storage::mvcc::HashKv)>,
+    /// Hashes under way that no call waits for, oldest first.
+    pub(super) hashing: VecDeque<Hashing>,
     pub(super) now_ns: u64,
+    next_leader_look_ns: u64,
+    leaderless_looks: u32,
     stopping: bool,
     pub(super) wake_jobs: bool,
 }
@@ -213,15 +226,17 @@ impl Api {
             outbox: Vec::new(),
             hub,
             jobs: VecDeque::new(),
-            compaction_hashes: VecDeque::new(),
+            hashing: VecDeque::new(),
             now_ns,
+            next_leader_look_ns: 0,
+            leaderless_looks: 0,
             stopping: false,
             wake_jobs: false,
         }
     }
 
     /// The newest published view.
-    pub(super) fn view(&mut self) -> Arc<View> {
+    pub fn view(&mut self) -> Arc<View> {
         self.newest.get().clone()
     }
 
@@ -273,7 +288,11 @@ impl Api {
             wires.with(key.0, &mut |wire| wire.finish(key.1, &deadline));
             self.end(key, Code::DeadlineExceeded);
         }
+        self.watch_leader(wires);
+        self.tell_health(wires);
         self.with_hub(wires, |hub, sink, _| hub.notify_progress(now, sink));
+        // What waits for a hash that another shard takes is not woken by it.
+        self.wake_jobs |= !self.jobs.is_empty() || !self.hashing.is_empty();
         let counts = self.hub.counts();
         if counts.watchers == 0 {
             self.setup.wants_blocks.store(false, Ordering::SeqCst);
@@ -284,6 +303,31 @@ impl Api {
         metrics.watchers.set(counts.watchers as u64);
         metrics.slow_watchers.set(counts.lagging as u64);
         metrics.watch_events.set(counts.events_sent);
+    }
+
+    /// Ends the streams that require a leader once there is none at [`LEADERLESS_MAX`] looks, an election time-out apart.
+    fn watch_leader(&mut self, wires: &dyn Wires) {
+        if self.now_ns < self.next_leader_look_ns {
+            return;
+        }
+        self.next_leader_look_ns = self.now_ns + self.setup.limits.election_timeout_ns;
+        self.leaderless_looks = match self.view().leader {
+            0 => self.leaderless_looks + 1,
+            _ => 0,
+        };
+        if self.leaderless_looks < LEADERLESS_MAX {
+            return;
+        }
+        let mut cut: Vec<CallKey> = Vec::new();
+        for (conn, calls) in &self.conns {
+            let streams = calls.iter().filter(|(_, call)| call.requires_leader);
+            cut.extend(streams.map(|(stream, _)| (*conn, *stream)));
+        }
+        cut.sort_unstable();
+        for key in cut {
+            self.abandon(key);
+            self.fail(key, status::NO_LEADER, wires);
+        }
     }
 
     /// Refuses new calls and ends the long-lived ones: the member stops.
@@ -306,6 +350,11 @@ impl Api {
         self.conns.values().any(|calls| !calls.is_empty())
     }
 
+    /// Whether a request waits for the core's answer.
+    pub fn awaits_core(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     fn on_request(&mut self, key: CallKey, head: &RequestHead, wire: &mut ServerConn) {
         let Some(method) = self.router.find(head.path()) else {
             let status = Status::unimplemented(head.path(), Router::knows_service);
@@ -326,6 +375,7 @@ impl Api {
             method,
             started_ns: self.now_ns,
             deadline_ns: head.timeout().map(deadline),
+            requires_leader: !unary && requires_leader(head),
             state: match method {
                 Method::Watch => CallState::Watch,
                 Method::LeaseKeepAlive => CallState::KeepAlive {
@@ -347,14 +397,11 @@ impl Api {
             return Some(status::STOPPED);
         }
         let view = self.newest.get();
-        if view.leader == 0 && head.metadata("hasleader") == Some(b"true") {
-            return Some(status::NO_LEADER);
-        }
         if view.is_learner && !method.on_learner() {
-            return Some(Failure {
-                code: Code::FailedPrecondition,
-                text: "etcdserver: rpc not supported for learner",
-            });
+            return Some(status::NOT_FOR_LEARNER);
+        }
+        if view.leader == 0 && requires_leader(head) {
+            return Some(status::NO_LEADER);
         }
         None
     }
@@ -541,6 +588,11 @@ impl Api {
     pub(super) fn is_open(&self, key: CallKey) -> bool {
         self.conns.get(&key.0).is_some_and(|calls| calls.contains_key(&key.1))
     }
+}
+
+/// Whether the client wants no answer from a member without a leader. Source: etcd `rpctypes.MetadataRequireLeaderKey`.
+fn requires_leader(head: &RequestHead) -> bool {
+    head.metadata("hasleader") == Some(b"true")
 }
 
 /// Decodes a request message, with grpc-go's words when it cannot.

@@ -63,8 +63,10 @@ impl Harness {
             is_learner: false,
             members: Arc::new(Membership::default()),
             alarms: Arc::new(BTreeSet::new()),
+            defrag: Default::default(),
             db_size_bytes: 0,
             db_in_use_bytes: 0,
+            is_stalled: false,
         };
         let metrics = Arc::new(ShardMetrics::new(METHODS.len()));
         let limits = ApiLimits {
@@ -72,10 +74,12 @@ impl Harness {
             txn_ops_max: 128,
             quota_bytes: None,
             progress_interval_ns: u64::MAX / 4,
+            election_timeout_ns: 1_000_000_000,
             slow_request_ns: 0,
             extensive_metrics: false,
         };
         let setup = ApiSetup {
+            features: crate::config::Config::defaults().features,
             index: 0,
             shards: 1,
             member_id: 1,

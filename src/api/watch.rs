@@ -22,6 +22,7 @@ use bytes::Bytes;
 use interest::Interest;
 pub use interest::KeyRange;
 use net::pb::etcdserverpb::WatchCreateRequest;
+use raft::mutant;
 
 use encode::ResponseBuilder;
 
@@ -316,7 +317,7 @@ impl<C: CallKey> WatchHub<C> {
         if last <= self.consumed {
             return;
         }
-        if first > self.consumed + 1 {
+        if first > self.consumed + 1 && !mutant::on("withheld_blocks_skipped") {
             self.lag(first - 1);
         }
         let mut touched = std::mem::take(&mut self.touched);
@@ -328,7 +329,8 @@ impl<C: CallKey> WatchHub<C> {
                 (&self.live, &mut self.watchers, &mut self.builders, &mut self.spare);
             live.each(event.key, |reference| {
                 let watcher = watchers.get_mut(&reference).expect("live watchers are in the table");
-                if event.main >= watcher.next && watcher.wants(&event) {
+                let due = event.main >= watcher.next || mutant::on("watch_starts_early");
+                if due && watcher.wants(&event) {
                     let builder = builders.entry(reference).or_insert_with(|| {
                         touched.push(reference);
                         spare.pop().unwrap_or_default()
@@ -369,7 +371,7 @@ impl<C: CallKey> WatchHub<C> {
         let Some(&(from, _)) = self.lagging.first() else {
             return false;
         };
-        if from < past.compact_revision() {
+        if from < past.compact_revision() && !mutant::on("compacted_watch_goes_on") {
             self.end_compacted(past.compact_revision(), sink);
             return self.has_work();
         }
@@ -383,7 +385,8 @@ impl<C: CallKey> WatchHub<C> {
         let reached = past.scan(from, target, SLICE_BYTES, &mut |event| {
             interest.each(event.key, |reference| {
                 let watcher = &watchers[&reference];
-                if event.main >= watcher.next && watcher.wants(event) {
+                let due = event.main >= watcher.next || mutant::on("history_told_again");
+                if due && watcher.wants(event) {
                     let builder = builders
                         .entry(reference)
                         .or_insert_with(|| spare.pop().unwrap_or_default());
@@ -431,7 +434,8 @@ impl<C: CallKey> WatchHub<C> {
             let watcher = self.watchers.get_mut(&reference).expect("just found");
             watcher.next_progress_ns = now_ns + interval;
             let idle = !std::mem::take(&mut watcher.active);
-            if idle && watcher.live && watcher.next <= self.consumed + 1 {
+            let caught_up = watcher.live || mutant::on("progress_of_a_lagging_watcher");
+            if idle && caught_up && watcher.next <= self.consumed + 1 {
                 sink.send(watcher.call, &encode::progress(self.header, self.consumed, watcher.id));
             }
         }
@@ -449,7 +453,7 @@ impl<C: CallKey> WatchHub<C> {
             .watchers
             .get_mut(&reference)
             .expect("emitting for a watcher in the table");
-        let split = watcher.fragment.then_some(self.fragment_bytes);
+        let split = (watcher.fragment || mutant::on("revision_split")).then_some(self.fragment_bytes);
         let count = builder.responses(self.header, watcher.id, through, RESPONSE_BYTES, split, |response| {
             sink.send(watcher.call, response);
         });
@@ -480,6 +484,7 @@ impl<C: CallKey> WatchHub<C> {
             if watcher.live {
                 watcher.live = false;
                 watcher.next = watcher.next.max(consumed + 1);
+                watcher.next += i64::from(mutant::on("slow_watcher_loses_events"));
                 self.live.remove(&watcher.range, reference);
             } else {
                 self.lagging.remove(&(watcher.next, reference));
@@ -496,7 +501,7 @@ impl<C: CallKey> WatchHub<C> {
         if watcher.live || self.streams[&watcher.call].blocked {
             return;
         }
-        if watcher.next > self.consumed {
+        if watcher.next > self.consumed - i64::from(mutant::on("watch_starts_late")) {
             watcher.live = true;
             self.live.insert(&watcher.range, reference);
         } else {
@@ -578,7 +583,8 @@ impl<C: CallKey> WatchHub<C> {
                 let watcher = reference.as_ref().map(|reference| &self.watchers[reference]);
                 watcher.is_some_and(|watcher| watcher.live && watcher.next <= consumed + 1)
             };
-            if !stream.watchers.is_empty() && stream.watchers.values().all(told) {
+            let all_told = stream.watchers.values().all(told) || mutant::on("progress_before_events");
+            if !stream.watchers.is_empty() && all_told {
                 sink.send(call, &encode::progress(self.header, consumed, -1));
             }
         }

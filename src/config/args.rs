@@ -109,6 +109,9 @@ pub fn check_syntax(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Duration => go_value::parse_duration_ns(text)
             .map(drop)
             .map_err(|_| "parse error".to_string()),
+        Kind::Microseconds => go_value::parse_microseconds(text)
+            .map(drop)
+            .map_err(|_| "parse error: want microseconds, as in 50, or a duration, as in 50us".to_string()),
         Kind::Urls => Url::parse_list(text).map(drop).map_err(|error| error.to_string()),
         Kind::Choice(words) => words
             .contains(&text)

@@ -1,80 +1,102 @@
-//! etcd's feature gates: which there are, and which of them the server can honour.
+//! etcd's feature gates: which there are, and which are on.
 //!
-//! A gate that means nothing to a server of one member with a database of its own is accepted with either value; a gate that
-//! would change an answer is accepted only as it is.
+//! Every gate of etcd 3.6 is accepted with either value. Those that name what the server does anyway, or what it has not
+//! got, change nothing, and `--help` says so.
+
+/// Members that start compare their data with the others first.
+pub const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
+/// The leader compares hashes taken at compactions.
+pub const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
+/// The gRPC health service reports NOT_SERVING while a defragmentation runs.
+pub const STOP_GRPC_SERVICE_ON_DEFRAG: &str = "StopGRPCServiceOnDefrag";
+
+const ALL_ALPHA: &str = "AllAlpha";
+const ALL_BETA: &str = "AllBeta";
+const LEASE_CHECKPOINT: &str = "LeaseCheckpoint";
+const LEASE_CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
+
+/// How ripe a gate is, in the words of etcd's metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Off by default.
+    Alpha,
+    /// On by default.
+    Beta,
+}
 
 /// A known gate and what the server does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gate {
     /// The name, in etcd's spelling.
     pub name: &'static str,
+    /// How ripe it is.
+    pub stage: Stage,
     /// etcd's default.
     pub default: bool,
-    /// Why only the default is accepted, or `None` when both values are.
-    pub only_default_because: Option<&'static str>,
     /// One sentence for `--help`.
     pub help: &'static str,
 }
 
-const NO_CHECKPOINT: &str = "lease checkpoints by gate are not there yet";
-
 /// Every gate of etcd 3.6.
+#[rustfmt::skip] // one row a line
 pub const GATES: &[Gate] = &[
-    Gate {
-        name: "AllAlpha",
-        default: false,
-        only_default_because: Some("it includes LeaseCheckpoint, which is not there yet"),
-        help: "every alpha gate",
-    },
-    Gate {
-        name: "AllBeta",
-        default: false,
-        only_default_because: None,
-        help: "every beta gate; no effect",
-    },
-    Gate {
-        name: "CompactHashCheck",
-        default: false,
-        only_default_because: None,
-        help: "no effect: members do not compare their data yet",
-    },
-    Gate {
-        name: "InitialCorruptCheck",
-        default: false,
-        only_default_because: None,
-        help: "no effect: members do not compare their data yet",
-    },
-    Gate {
-        name: "LeaseCheckpoint",
-        default: false,
-        only_default_because: Some(NO_CHECKPOINT),
-        help: "only false",
-    },
-    Gate {
-        name: "LeaseCheckpointPersist",
-        default: false,
-        only_default_because: Some(NO_CHECKPOINT),
-        help: "only false",
-    },
-    Gate {
-        name: "SetMemberLocalAddr",
-        default: false,
-        only_default_because: None,
-        help: "no effect: links come from any local address",
-    },
-    Gate {
-        name: "StopGRPCServiceOnDefrag",
-        default: false,
-        only_default_because: None,
-        help: "defragmentation stops nothing",
-    },
-    Gate {
-        name: "TxnModeWriteWithSharedBuffer",
-        default: true,
-        only_default_because: None,
-        help: "no such buffer",
-    },
+    gate(ALL_ALPHA, Stage::Alpha, "every alpha gate that is not named"),
+    gate(ALL_BETA, Stage::Beta, "every beta gate that is not named"),
+    gate(COMPACT_HASH_CHECK, Stage::Alpha, "the leader compares hashes taken at compactions"),
+    gate(INITIAL_CORRUPT_CHECK, Stage::Alpha, "compare data with the other members before serving"),
+    gate(LEASE_CHECKPOINT, Stage::Alpha, "no effect: what is left of long leases is always checkpointed"),
+    gate(LEASE_CHECKPOINT_PERSIST, Stage::Alpha, "no effect: checkpoints are always kept"),
+    gate("SetMemberLocalAddr", Stage::Alpha, "no effect: links come from any local address"),
+    gate(STOP_GRPC_SERVICE_ON_DEFRAG, Stage::Alpha, "gRPC health says NOT_SERVING during defrag"),
+    Gate { default: true, ..gate("TxnModeWriteWithSharedBuffer", Stage::Beta, "no effect: no such buffer") },
 ];
+
+const fn gate(name: &'static str, stage: Stage, help: &'static str) -> Gate {
+    Gate {
+        name,
+        stage,
+        default: false,
+        help,
+    }
+}
+
+/// Which gates are on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features(Vec<bool>);
+
+impl Features {
+    /// The gates as they were asked for, the rest by default; a gate named by itself beats `AllAlpha` and `AllBeta`.
+    ///
+    /// Errors: a gate is on without the one it needs; the text is etcd's.
+    pub fn new(asked: &[(&'static Gate, bool)]) -> Result<Features, &'static str> {
+        let by_name = |name: &str| {
+            let found = asked.iter().rev().find(|(gate, _)| gate.name == name);
+            found.map(|(_, enabled)| *enabled)
+        };
+        let value = |gate: &Gate| {
+            let all = match gate.stage {
+                Stage::Alpha => ALL_ALPHA,
+                Stage::Beta => ALL_BETA,
+            };
+            by_name(gate.name).or(by_name(all)).unwrap_or(gate.default)
+        };
+        let features = Features(GATES.iter().map(value).collect());
+        if features.is_on(LEASE_CHECKPOINT_PERSIST) && !features.is_on(LEASE_CHECKPOINT) {
+            return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint");
+        }
+        Ok(features)
+    }
+
+    /// Whether the gate of that name is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.iter().any(|(gate, enabled)| enabled && gate.name == name)
+    }
+
+    /// Every gate and whether it is on.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Gate, bool)> {
+        GATES.iter().zip(self.0.iter().copied())
+    }
+}
 
 /// Why a list of gates was refused; the texts are etcd's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,6 +151,20 @@ mod tests {
         let got: Vec<_> = gates.iter().map(|(gate, enabled)| (gate.name, *enabled)).collect();
         assert_eq!(got, [("InitialCorruptCheck", true), ("CompactHashCheck", false)]);
         assert_eq!(parse(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_gate_named_by_itself_beats_the_sum_of_its_stage() {
+        let features = |text: &str| Features::new(&parse(text).expect("known gates"));
+        let some = features("CompactHashCheck=false,AllAlpha=true,AllBeta=false").unwrap();
+        assert!(some.is_on(INITIAL_CORRUPT_CHECK) && !some.is_on(COMPACT_HASH_CHECK));
+        assert!(!some.is_on("TxnModeWriteWithSharedBuffer"));
+        assert!(features("").unwrap().is_on("TxnModeWriteWithSharedBuffer"));
+        assert!(
+            features("LeaseCheckpointPersist=true")
+                .unwrap_err()
+                .contains("requires")
+        );
     }
 
     #[test]

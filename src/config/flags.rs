@@ -23,6 +23,8 @@ pub enum Kind {
     Int,
     /// A Go duration such as `1m30s`.
     Duration,
+    /// A span of time: whole microseconds, or a Go duration.
+    Microseconds,
     /// A comma-separated list of URLs.
     Urls,
     /// One of a fixed set of words.

@@ -98,6 +98,16 @@ pub fn parse_duration_ns(text: &str) -> Result<i64, DurationError> {
     i64::try_from(if negative { -total_ns } else { total_ns }).map_err(|_| invalid())
 }
 
+/// Reads a span of time that is usually short: whole microseconds, such as `50`, or a duration, such as `50us`.
+pub fn parse_microseconds(text: &str) -> Result<Duration, DurationError> {
+    if let Ok(us) = parse_uint(text, u32::MAX.into()) {
+        return Ok(Duration::from_micros(us));
+    }
+    let ns = u64::try_from(parse_duration_ns(text)?);
+    ns.map(Duration::from_nanos)
+        .map_err(|_| DurationError::Invalid(text.to_string()))
+}
+
 /// Writes a duration as Go prints it: `1m30s`, `100ms`, `0s`.
 pub fn format_duration(duration: Duration) -> String {
     let ns = duration.as_nanos();

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::args::{Source, Values};
 use super::flags::{self, FLAGS, Flag, Kind, Status};
-use super::{AutoCompaction, Config, LogFormat, LogLevel, LogOutput, MetricsLevel, Url, UsageError};
+use super::{
+    AutoCompaction, Bootstrap, Config, Discovery, LogFormat, LogLevel, LogOutput, MetricsLevel, Url, UsageError,
+};
 use super::{cluster, features, go_value};
 
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
@@ -27,9 +29,9 @@ const WAL_SEGMENT_ALIGN_BYTES: u64 = 4096;
 pub fn resolve(values: &Values) -> Result<Config, UsageError> {
     let mut warnings = values.warnings.clone();
     check_support(values, &mut warnings)?;
-    check_gates(values, &mut warnings)?;
+    let features = read_gates(values, &mut warnings)?;
     let reader = Reader { values };
-    let mut config = read_all(&reader)?;
+    let mut config = read_all(&reader, features)?;
     config.warnings = warnings;
     check_rules(&reader, &mut config)?;
     recommend(&mut config);
@@ -62,16 +64,13 @@ fn check_support(values: &Values, warnings: &mut Vec<String>) -> Result<(), Usag
     Ok(())
 }
 
-/// Refuses gates that cannot be honoured, and gates given by two names.
-fn check_gates(values: &Values, warnings: &mut Vec<String>) -> Result<(), UsageError> {
-    let (text, source) = values.given("feature-gates").unwrap_or(("", Source::Flag));
-    let by_gate = features::parse(text).expect("the syntax of gates was checked when it was read");
-    let mut asked: Vec<(String, Source, &features::Gate, bool)> = Vec::new();
-    for &(gate, enabled) in &by_gate {
-        asked.push((format!("feature-gates={}={enabled}", gate.name), source, gate, enabled));
-    }
+/// The gates that are on; refuses those given by two names.
+fn read_gates(values: &Values, warnings: &mut Vec<String>) -> Result<features::Features, UsageError> {
+    let text = values.given("feature-gates").map_or("", |(text, _)| text);
+    let mut asked = features::parse(text).expect("the syntax of gates was checked when it was read");
+    let by_gate = asked.clone();
     for flag in FLAGS {
-        let (Status::Gate(name), Some((text, source))) = (flag.status, values.given(flag.name)) else {
+        let (Status::Gate(name), Some((text, _))) = (flag.status, values.given(flag.name)) else {
             continue;
         };
         if by_gate.iter().any(|(gate, _)| gate.name == name) {
@@ -83,24 +82,13 @@ fn check_gates(values: &Values, warnings: &mut Vec<String>) -> Result<(), UsageE
         }
         warnings.push(deprecated(flag.name, &format!("--feature-gates={name}=true")));
         let gate = features::find(name).expect("a flag names a gate of the list");
-        asked.push((
-            flag.name.to_string(),
-            source,
-            gate,
-            go_value::parse_bool(text) == Some(true),
-        ));
+        asked.push((gate, go_value::parse_bool(text) == Some(true)));
     }
-    for (name, source, gate, enabled) in asked {
-        match gate.only_default_because {
-            Some(reason) if enabled != gate.default => return Err(unsupported(&name, source, reason)),
-            _ => {}
-        }
-    }
-    Ok(())
+    features::Features::new(&asked).or_else(rule)
 }
 
 /// The value of every field as given or by default, before the rules between fields.
-fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
+fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config, UsageError> {
     let name = reader.text("name");
     let (mode, retention) = (
         reader.text("auto-compaction-mode"),
@@ -120,7 +108,10 @@ fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
             members: Default::default(),
             token: reader.text("initial-cluster-token"),
         },
+        bootstrap: Bootstrap::Static,
+        resolv_conf: reader.text("resolv-conf").into(),
         joins_existing: false,
+        force_new_cluster: reader.bool("force-new-cluster"),
         heartbeat_interval_ms: reader.uint("heartbeat-interval"),
         election_timeout_ms: reader.uint("election-timeout"),
         initial_election_tick_advance: reader.bool("initial-election-tick-advance"),
@@ -150,13 +141,16 @@ fn read_all(reader: &Reader<'_>) -> Result<Config, UsageError> {
         ),
         warning_apply_duration: reader.duration("warning-apply-duration")?,
         warning_unary_request_duration: reader.duration("warning-unary-request-duration")?,
+        features,
+        corrupt_check_interval: non_zero(reader.duration("corrupt-check-time")?),
+        compact_hash_check_interval: reader.duration("compact-hash-check-time")?,
         metrics: metrics_level(&reader.text("metrics"))?,
         log_level: log_level(&reader.text("log-level"))?,
         log_format: log_format(&reader.text("log-format"))?,
         log_output: log_output(reader)?,
         cores: non_zero(reader.uint("cores")).map(|cores| cores as u32),
         wal_segment_bytes: non_zero(reader.uint("wal-segment-bytes")),
-        spin: Duration::from_micros(reader.uint("spin")),
+        spin: reader.microseconds("spin"),
         warnings: Vec::new(),
         name,
     })
@@ -169,9 +163,13 @@ fn check_rules(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageErro
     }
     check_listeners(config)?;
     check_advertised(config)?;
+    config.bootstrap = bootstrap(reader)?;
     check_timing(config)?;
     if reader.values.is_set("listen-client-urls") && !reader.values.is_set("advertise-client-urls") {
         return rule("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+    }
+    if config.compact_hash_check_interval.is_zero() {
+        return rule("--compact-hash-check-time must be >0 (set to 0s)");
     }
     check_own_flags(config)?;
     check_cluster(reader, config)
@@ -275,22 +273,86 @@ fn check_own_flags(config: &Config) -> Result<(), UsageError> {
     }
 }
 
+/// How the other members are found. Source: etcd's `Validate`, its part on conflicting flags.
+fn bootstrap(reader: &Reader<'_>) -> Result<Bootstrap, UsageError> {
+    let (domain, token) = (reader.text("discovery-srv"), reader.text("discovery-token"));
+    let endpoints = reader.text("discovery-endpoints");
+    let named = reader.values.is_set("initial-cluster") && !reader.text("initial-cluster").is_empty();
+    let ways = [named, !domain.is_empty(), !endpoints.is_empty()];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        return rule(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        );
+    }
+    if token.is_empty() != endpoints.is_empty() {
+        return rule("both --discovery-token and --discovery-endpoints must be set");
+    }
+    let endpoints: Vec<String> = endpoints.split(',').map(|one| one.trim().to_string()).collect();
+    if !token.is_empty() {
+        if endpoints.iter().any(String::is_empty) {
+            return rule("--discovery-endpoints must not contain empty endpoints");
+        }
+        if let Some(other) = endpoints
+            .iter()
+            .find(|one| one.contains("://") && !one.starts_with("http://"))
+        {
+            return rule(format!(
+                "--discovery-endpoints must be plain http, since TLS is not there yet (set to {other})"
+            ));
+        }
+        return Ok(Bootstrap::Discovery(Discovery {
+            token,
+            endpoints,
+            dial_timeout: reader.duration("discovery-dial-timeout")?,
+            request_timeout: reader.duration("discovery-request-timeout")?,
+            keepalive_time: reader.duration("discovery-keepalive-time")?,
+            keepalive_timeout: reader.duration("discovery-keepalive-timeout")?,
+        }));
+    }
+    if domain.is_empty() {
+        return Ok(Bootstrap::Static);
+    }
+    let suffix = non_empty(reader.text("discovery-srv-name")).map_or_else(String::new, |name| format!("-{name}"));
+    Ok(Bootstrap::Srv { domain, suffix })
+}
+
+/// Flags that say more about a way to find the others, and the flag that chooses it.
+const DISCOVERY_DETAILS: [(&str, &str); 5] = [
+    ("discovery-srv-name", "discovery-srv"),
+    ("discovery-dial-timeout", "discovery-endpoints"),
+    ("discovery-request-timeout", "discovery-endpoints"),
+    ("discovery-keepalive-time", "discovery-endpoints"),
+    ("discovery-keepalive-timeout", "discovery-endpoints"),
+];
+
 fn check_cluster(reader: &Reader<'_>, config: &mut Config) -> Result<(), UsageError> {
-    let named = config.name != "default" && !reader.values.is_set("initial-cluster");
-    let text = match named {
-        true => cluster::from_name(
-            non_empty(config.name.clone()).as_deref().unwrap_or("default"),
-            &config.initial_advertise_peer_urls,
-        ),
-        false => reader.text("initial-cluster"),
+    for (detail, way) in DISCOVERY_DETAILS {
+        if reader.values.is_set(detail) && reader.text(way).is_empty() {
+            config
+                .warnings
+                .push(format!("--{detail} has no effect without --{way}"));
+        }
+    }
+    config.joins_existing = reader.text("initial-cluster-state") == "existing";
+    let text = match &config.bootstrap {
+        Bootstrap::Srv { .. } => return Ok(()),
+        Bootstrap::Discovery(discovery) => {
+            let own = (config.name.clone(), config.initial_advertise_peer_urls.clone());
+            config.initial_cluster.members = [own].into();
+            config.initial_cluster.token.clone_from(&discovery.token);
+            return Ok(());
+        }
+        Bootstrap::Static if config.name != "default" && !reader.values.is_set("initial-cluster") => {
+            cluster::from_name(
+                non_empty(config.name.clone()).as_deref().unwrap_or("default"),
+                &config.initial_advertise_peer_urls,
+            )
+        }
+        Bootstrap::Static => reader.text("initial-cluster"),
     };
     config.initial_cluster.members =
         cluster::parse(&text).or_else(|error| rule(format!("error setting up initial cluster: {error}")))?;
-    config
-        .initial_cluster
-        .check_member(&config.name, &config.initial_advertise_peer_urls)
-        .or_else(rule)?;
-    config.joins_existing = reader.text("initial-cluster-state") == "existing";
     Ok(())
 }
 
@@ -347,6 +409,10 @@ impl Reader<'_> {
 
     fn uint(&self, name: &str) -> u64 {
         go_value::parse_uint(&self.text(name), u64::MAX).expect("the syntax of numbers was checked when it was read")
+    }
+
+    fn microseconds(&self, name: &str) -> Duration {
+        go_value::parse_microseconds(&self.text(name)).expect("the syntax of durations was checked when it was read")
     }
 
     fn int(&self, name: &str) -> i64 {
@@ -456,6 +522,7 @@ fn same_value(kind: Kind, a: &str, b: &str) -> bool {
         Kind::Bool => go_value::parse_bool(a) == go_value::parse_bool(b),
         Kind::Uint | Kind::Uint32 => go_value::parse_uint(a, u64::MAX) == go_value::parse_uint(b, u64::MAX),
         Kind::Int => go_value::parse_int(a) == go_value::parse_int(b),
+        Kind::Microseconds => go_value::parse_microseconds(a) == go_value::parse_microseconds(b),
         Kind::Duration => go_value::parse_duration_ns(a) == go_value::parse_duration_ns(b),
         _ => a == b,
     }

@@ -246,36 +246,133 @@ fn rules_between_values_have_the_texts_of_etcd_and_exit_code_1() {
     );
 }
 
+/// As a member without data would, with hosts that stand for these addresses.
+fn founder(args: &[&str], hosts: &[(&str, &str)]) -> Result<(), String> {
+    let config = config(args);
+    let resolve = |url: &Url| {
+        let address = hosts.iter().find(|(host, _)| *host == url.host());
+        Ok(address.map_or_else(
+            || url.to_string(),
+            |(_, address)| format!("http://{address}:{}", url.port()),
+        ))
+    };
+    config
+        .initial_cluster
+        .check_founder(&config.name, &config.initial_advertise_peer_urls, &resolve)
+}
+
 #[test]
 fn the_initial_cluster_must_agree_with_the_member() {
-    broken_rule(
-        &["--initial-cluster=bar=http://localhost:2380"],
-        "couldn't find local name \"default\" in the initial cluster configuration",
-    );
-    broken_rule(
-        &["--name="],
-        "couldn't find local name \"\" in the initial cluster configuration",
-    );
     broken_rule(
         &["--initial-cluster=x"],
         "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ",
     );
-    broken_rule(
+    let refused = |args: &[&str], want: &str| assert_eq!(founder(args, &[]), Err(want.to_string()), "{args:?}");
+    refused(
+        &["--initial-cluster=bar=http://localhost:2380"],
+        "couldn't find local name \"default\" in the initial cluster configuration",
+    );
+    refused(
+        &["--name="],
+        "couldn't find local name \"\" in the initial cluster configuration",
+    );
+    refused(
         &["--initial-cluster=default=http://localhost:2381"],
         "--initial-cluster has default=http://localhost:2381 but missing from \
          --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \
          \"http://localhost:2381\")",
     );
-    broken_rule(
+    refused(
         &["--initial-cluster=default=http://localhost:2380,default=http://localhost:2381"],
         "--initial-cluster has default=http://localhost:2381 but missing from \
          --initial-advertise-peer-urls=http://localhost:2380 (len([\"http://localhost:2380\"]) != \
          len([\"http://localhost:2380\" \"http://localhost:2381\"]))",
     );
-    broken_rule(
+    refused(
         &["--initial-advertise-peer-urls=http://a:1,http://localhost:2380"],
         "--initial-advertise-peer-urls has http://a:1 but missing from --initial-cluster=default=http://localhost:2380",
     );
+    refused(
+        &["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+        "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url",
+    );
+}
+
+#[test]
+fn peer_urls_may_name_the_same_address_in_other_words() {
+    let args = [
+        "--initial-cluster=default=http://etcd-0.svc:2380",
+        "--initial-advertise-peer-urls=http://10.0.0.7:2380",
+    ];
+    assert_eq!(founder(&args, &[("etcd-0.svc", "10.0.0.7")]), Ok(()));
+    let moved = founder(&args, &[("etcd-0.svc", "10.0.0.8")]).expect_err("another address");
+    assert!(
+        moved.ends_with("(resolved urls: \"http://10.0.0.7:2380\" != \"http://10.0.0.8:2380\")"),
+        "{moved}"
+    );
+}
+
+#[test]
+fn members_are_found_in_one_way_only() {
+    let several = "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+                   \"discovery-endpoints\" or \"discovery-srv\"";
+    let (srv, cluster) = (
+        "--discovery-srv=example.com",
+        "--initial-cluster=default=http://localhost:2380",
+    );
+    broken_rule(&[srv, cluster], several);
+    broken_rule(
+        &[srv, "--discovery-endpoints=http://a:2379", "--discovery-token=t"],
+        several,
+    );
+    broken_rule(
+        &["--discovery-token=t"],
+        "both --discovery-token and --discovery-endpoints must be set",
+    );
+    broken_rule(
+        &["--discovery-endpoints=http://a:2379"],
+        "both --discovery-token and --discovery-endpoints must be set",
+    );
+    broken_rule(
+        &["--discovery-endpoints=http://a:2379,", "--discovery-token=t"],
+        "--discovery-endpoints must not contain empty endpoints",
+    );
+    broken_rule(
+        &["--discovery-endpoints=https://a:2379", "--discovery-token=t"],
+        "--discovery-endpoints must be plain http, since TLS is not there yet (set to https://a:2379)",
+    );
+    let by_srv = config(&[srv, "--discovery-srv-name=east"]);
+    let (domain, suffix) = ("example.com".to_string(), "-east".to_string());
+    assert_eq!(by_srv.bootstrap, Bootstrap::Srv { domain, suffix });
+    let by_service = config(&["--discovery-endpoints=a:2379, http://b:2379", "--discovery-token=t"]);
+    assert_eq!(by_service.initial_cluster.token, "t", "ids are made with the token");
+    let Bootstrap::Discovery(service) = by_service.bootstrap else {
+        panic!("{:?}", by_service.bootstrap)
+    };
+    assert_eq!(service.endpoints, ["a:2379", "http://b:2379"]);
+    let idle = config(&["--discovery-dial-timeout=1s"]);
+    assert!(
+        idle.warnings
+            .iter()
+            .any(|text| text.starts_with("--discovery-dial-timeout has no effect"))
+    );
+}
+
+#[test]
+fn spin_takes_microseconds_with_and_without_a_unit() {
+    for (text, us) in [("50", 50), ("50us", 50), ("0.2ms", 200), ("0", 0)] {
+        assert_eq!(
+            config(&[&format!("--spin={text}")]).spin,
+            Duration::from_micros(us),
+            "--spin={text}"
+        );
+    }
+    broken_rule(
+        &["--spin=1s"],
+        "--spin must be at most 10000 microseconds (set to 1000000)",
+    );
+    assert_eq!(refusal(&["--spin=soon"], &[]).0, 2);
+    assert_eq!(refusal(&["--spin=-1us"], &[]).0, 2);
 }
 
 #[test]
@@ -290,7 +387,7 @@ fn a_cluster_may_be_born_with_several_members_or_be_joined() {
     let cluster = "--initial-cluster=default=http://localhost:2380,b=http://b:2380,c=http://c:2380";
     let born = config(&[cluster]);
     assert_eq!((born.initial_cluster.members.len(), born.joins_existing), (3, false));
-    assert!(born.initial_cluster.member_ids().contains(&born.member_id()));
+    assert_eq!(born.initial_cluster.member_ids().len(), 3);
     assert!(config(&[cluster, "--initial-cluster-state=existing"]).joins_existing);
 }
 
@@ -357,7 +454,7 @@ fn asking_for_what_the_server_does_anyway_is_accepted() {
     }
     config(&[
         "--self-signed-cert-validity=01",
-        "--corrupt-check-time=0ms",
+        "--downgrade-check-time=5000ms",
         "--unsafe-no-fsync=F",
     ]);
 }
@@ -366,7 +463,7 @@ fn asking_for_what_the_server_does_anyway_is_accepted() {
 fn every_flag_of_etcd_is_obeyed_accepted_or_refused_and_none_is_unknown() {
     let names: BTreeSet<&str> = ETCD_FLAGS.lines().collect();
     assert_eq!(names.len(), 161, "etcd 3.5 and 3.6 together");
-    let ours = ["cores", "spin", "wal-segment-bytes"];
+    let ours = ["cores", "resolv-conf", "spin", "wal-segment-bytes"];
     let table: BTreeSet<&str> = FLAGS.iter().map(|flag| flag.name).collect();
     assert_eq!(table.len(), FLAGS.len(), "a name stands twice");
     let extra: Vec<&&str> = table.difference(&names).collect();
@@ -421,6 +518,7 @@ fn other_value(kind: Kind, usual: &str) -> String {
             number => format!("{number}0"),
         },
         Kind::Duration => "90s".to_string(),
+        Kind::Microseconds => "50us".to_string(),
         Kind::Urls => "http://127.0.0.1:9".to_string(),
         Kind::Choice(words) => words
             .iter()
@@ -546,23 +644,22 @@ fn retention_is_hours_a_duration_or_revisions() {
 }
 
 #[test]
-fn gates_without_meaning_here_are_accepted_and_the_others_only_as_they_are() {
+fn gates_are_obeyed_or_change_nothing() {
     let default = Config::defaults();
-    for gates in [
-        "InitialCorruptCheck=true,CompactHashCheck=true",
-        "LeaseCheckpoint=false",
-        "AllBeta=false",
-        "",
-    ] {
+    for gates in ["LeaseCheckpoint=false", "TxnModeWriteWithSharedBuffer=true", ""] {
         assert_eq!(config(&["--feature-gates", gates]), default, "{gates}");
     }
-    not_supported(
-        &["--feature-gates=LeaseCheckpoint=true"],
-        "--feature-gates=LeaseCheckpoint=true is not supported yet: lease checkpoints by gate are not there yet",
+    let checked = config(&["--feature-gates=InitialCorruptCheck=true"]).features;
+    assert!(checked.is_on(features::INITIAL_CORRUPT_CHECK) && !checked.is_on(features::COMPACT_HASH_CHECK));
+    let by_flag = config(&["--experimental-compact-hash-check-enabled"]).features;
+    assert!(by_flag.is_on(features::COMPACT_HASH_CHECK));
+    broken_rule(
+        &["--feature-gates=LeaseCheckpointPersist=true"],
+        "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
     );
-    not_supported(
-        &["--experimental-enable-lease-checkpoint"],
-        "--experimental-enable-lease-checkpoint is not supported yet: lease checkpoints by gate are not there yet",
+    broken_rule(
+        &["--compact-hash-check-time=0s"],
+        "--compact-hash-check-time must be >0 (set to 0s)",
     );
     broken_rule(
         &[
@@ -630,16 +727,21 @@ fn the_version_names_the_etcd_it_is_compatible_with_and_itself() {
 /// Read from etcd 3.5.30: the default member, and one with its own name, URLs and token (see `identity.rs` for the rule).
 #[test]
 fn ids_are_those_that_etcd_gives() {
-    let default = Config::defaults();
-    assert_eq!(format!("{:x}", default.member_id()), "8e9e05c52164694d");
-    assert_eq!(format!("{:x}", default.cluster_id()), "cdf818194e3a8c32");
-    let other = config(&[
+    let ids = |config: Config| {
+        let members = config.initial_cluster.member_ids();
+        (
+            format!("{:x}", members[0]),
+            format!("{:x}", identity::cluster_id(&members)),
+        )
+    };
+    let default = ids(Config::defaults());
+    assert_eq!(default, ("8e9e05c52164694d".into(), "cdf818194e3a8c32".into()));
+    let other = ids(config(&[
         "--name=m1",
         "--initial-advertise-peer-urls=http://127.0.0.1:45380,http://127.0.0.1:45390",
         "--initial-cluster-token=tkn",
-    ]);
-    assert_eq!(format!("{:x}", other.member_id()), "f6448b49147d87e3");
-    assert_eq!(format!("{:x}", other.cluster_id()), "396c23a7822be03b");
+    ]));
+    assert_eq!(other, ("f6448b49147d87e3".into(), "396c23a7822be03b".into()));
 }
 
 /// Words that a command line may be made of: each flag, and values that are good for some of them.
@@ -697,7 +799,6 @@ proptest! {
         match Config::from_args(args, [(variable, value)]) {
             Ok(Outcome::Serve(config)) => {
                 prop_assert!(config.election_ticks() >= 5);
-                prop_assert!(config.initial_cluster.members.contains_key(&config.name));
                 prop_assert!(config.listen_client_urls.iter().all(|url| url.bind_addr().is_some()));
             }
             Ok(Outcome::Print(text)) => prop_assert!(!text.is_empty()),

@@ -84,6 +84,11 @@ impl Url {
         &self.text
     }
 
+    /// The scheme.
+    pub fn scheme(&self) -> &str {
+        &self.text[..self.scheme_len]
+    }
+
     /// The host without brackets; may be a name.
     pub fn host(&self) -> &str {
         let start = self.scheme_len + "://".len();

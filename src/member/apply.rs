@@ -10,8 +10,8 @@ use net::pb::{
     leasepb, membershippb,
 };
 use prost::Message;
-use raft::{Entry, EntryType};
-use storage::buckets::Bucket;
+use raft::{Entry, EntryType, mutant};
+use storage::{buckets::Bucket, failpoint};
 
 use super::{
     Member, Refusal,
@@ -40,8 +40,12 @@ impl Member {
         );
         let answer = match entry.entry_type {
             EntryType::Normal if entry.data.is_empty() => None,
-            EntryType::Normal => self.apply_request(entry)?,
+            EntryType::Normal => {
+                failpoint!("beforeApplyOneEntryNormal");
+                self.apply_request(entry)?
+            }
             EntryType::ConfChange | EntryType::ConfChangeV2 => {
+                failpoint!("beforeApplyOneConfChange");
                 self.apply_conf_change(entry)?;
                 None
             }
@@ -122,6 +126,7 @@ impl Member {
         self.sealed.push(block);
         let before = self.store.view();
         self.store.compact(revision)?;
+        failpoint!("compactBeforeCommitScheduledCompact");
         self.hashes.expect(revision);
         self.compacted.push((before, revision));
         Ok(Outcome::Compact {
@@ -194,7 +199,7 @@ impl Member {
     /// Ends a batch of expired leases, in id order, one revision each. A batch of a former leader is void: its clock
     /// no longer counts (etcd issue 15247).
     fn lease_revoke_batch(&mut self, batch: &LeaseRevokeBatchRequest, entry_term: u64) -> Applied<Outcome> {
-        if batch.term == entry_term {
+        if batch.term == entry_term || mutant::on("revocation_of_a_former_leader") {
             self.refuse_under_alarm(false)?;
             for lease in &batch.ids {
                 // Revoked by its owner meanwhile: nothing left to do.

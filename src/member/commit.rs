@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
 use storage::{
+    failpoint,
     io::{Completion, Disk},
     mvcc::{Base, CommitBatch, CommitOps, Store},
     tree::{MetaUser, Progress, Tree, TreeError},
@@ -73,12 +75,15 @@ pub struct Committer {
     complained: bool,
     /// The tree has pages to write that wait for nothing.
     working: bool,
+    /// What the tree used after the last commit. Units: bytes.
+    settled_bytes: u64,
 }
 
 impl Committer {
     /// Takes over an open tree.
     pub fn new(tree: Tree, policy: CommitPolicy) -> Self {
         Committer {
+            settled_bytes: tree.in_use_bytes(),
             tree,
             policy,
             state: State::Idle,
@@ -102,12 +107,14 @@ impl Committer {
         self.shrinking = false;
         self.working = false;
         tree.keep_in_reserve(self.tree.reserve_bytes());
+        self.settled_bytes = tree.in_use_bytes();
         std::mem::replace(&mut self.tree, tree)
     }
 
-    /// (bytes of the file, bytes in use).
+    /// (bytes of the file, bytes in use). What a commit under way takes counts at its end: until then the same rows
+    /// count as buffered, and one must not add up to a full quota with the other.
     pub fn sizes(&self) -> (u64, u64) {
-        (self.tree.size_bytes(), self.tree.in_use_bytes())
+        (self.tree.size_bytes(), self.settled_bytes)
     }
 
     /// What the tree durably has.
@@ -127,6 +134,7 @@ impl Committer {
 
     /// Moves tail pages down with every commit until the file is as short as it can be.
     pub fn start_shrinking(&mut self) {
+        failpoint!("defragBeforeCopy");
         self.shrinking = true;
         self.hurry = true;
     }
@@ -218,14 +226,24 @@ impl Committer {
             return Ok(());
         };
         self.hurry = false;
+        failpoint!("commitBeforePreCommitHook");
         let applied = batch.applied();
+        let ahead = mutant::on("applied_index_ahead_of_the_tree");
         let user = MetaUser {
-            applied_index: applied.index,
+            applied_index: if ahead { persisted } else { applied.index },
             applied_term: applied.term,
             conf_state: applied.conf_state.clone(),
             ..MetaUser::default()
         };
+        let user = if mutant::on("applied_index_behind_the_tree") {
+            self.tree.root().user().clone()
+        } else {
+            user
+        };
+        failpoint!("commitAfterPreCommitHook");
+        failpoint!("beforeStartDBTxn");
         self.tree.begin(user)?;
+        failpoint!("afterStartDBTxn");
         let ops = batch.ops();
         self.state = State::Filling {
             batch,
@@ -265,6 +283,7 @@ impl Committer {
     /// Ends a shrink that was asked for, once there is nothing left to cut.
     fn finish_shrinking(&mut self) {
         if self.shrinking && self.tree.shrinkable_pages() == 0 {
+            failpoint!("defragBeforeRename");
             self.shrinking = false;
         }
     }
@@ -275,6 +294,9 @@ impl Committer {
         let State::Filling { batch, since_ns, .. } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("sealing follows filling");
         };
+        #[cfg(feature = "failpoints")]
+        batch.reach_points_before();
+        failpoint!("beforeCommit");
         self.state = State::Writing {
             batch: Some(batch),
             since_ns,
@@ -311,12 +333,16 @@ impl Committer {
         let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("writing ends once");
         };
+        failpoint!("afterCommit");
+        #[cfg(feature = "failpoints")]
+        batch.iter().for_each(CommitBatch::reach_points_after);
         let applied = root.user().clone();
         let base: Arc<dyn Base> = root;
         match batch {
             Some(batch) => store.on_committed(base, &batch),
             None => store.on_root(base),
         }
+        self.settled_bytes = self.tree.in_use_bytes();
         self.finish_shrinking();
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {

@@ -30,6 +30,16 @@ pub enum Refusal {
     LeaderChanged,
     /// Not done within the request time-out.
     Timeout,
+    /// As [`Refusal::Timeout`], and the leader was lost around the time it was asked for.
+    TimeoutLeaderFailed,
+    /// As [`Refusal::Timeout`], and links to other members were down.
+    TimeoutConnectionLost,
+    /// No leader was there to take the proposal within the request time-out.
+    NeverProposed,
+    /// Leadership did not move within the request time-out.
+    TransferTimeout,
+    /// No leader was found within the request time-out.
+    NoLeader,
     /// The member is stopping.
     Stopped,
     /// This member is not the leader.

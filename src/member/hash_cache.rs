@@ -59,6 +59,13 @@ impl HashCache {
         known.map_or(Cached::Unknown, |(_, result)| Cached::Known(*result))
     }
 
+    /// The hashes taken above a revision, newest first.
+    pub fn above(&self, revision: i64) -> Vec<HashKvResult> {
+        let inner = self.lock();
+        let known = inner.known.iter().rev().filter(|(at, _)| *at > revision);
+        known.map(|(_, result)| *result).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().expect("nothing panics while the cache is locked")
     }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use raft::mutant;
 
 /// Longest TTL a client may ask for.
 ///
@@ -36,9 +37,24 @@ struct Lease {
     ttl: i64,
     /// What was left at the last checkpoint, in seconds; 0: none was taken.
     remaining_ttl: i64,
+    /// A checkpoint of it is proposed and not applied; known while primary.
+    checkpointing: bool,
     /// When it ends, in monotonic nanoseconds; set while primary.
     deadline_ns: Option<u64>,
     keys: BTreeSet<Bytes>,
+}
+
+/// How an attempt to renew a lease ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// Its time begins anew, with this TTL in seconds.
+    Renewed(i64),
+    /// There is no such lease.
+    Gone,
+    /// It has ended and its revocation is under way: whoever asks waits for that, or for another leader.
+    Ending,
+    /// A checkpoint stands in the way: it is to be cleared first.
+    Checkpointed,
 }
 
 /// What a lease looks like to a client.
@@ -107,6 +123,7 @@ impl Lessor {
         let lease = Lease {
             ttl,
             remaining_ttl,
+            checkpointing: false,
             deadline_ns: None,
             keys: BTreeSet::new(),
         };
@@ -146,6 +163,7 @@ impl Lessor {
         let ids: Vec<i64> = self.leases.keys().copied().collect();
         for id in ids {
             let left = self.leases[&id].seconds_left();
+            let left = if mutant::on("new_leader_ends_leases") { 0 } else { left };
             self.arm(id, seconds_ns(left).saturating_add(extend_ns), now_ns);
         }
     }
@@ -157,6 +175,7 @@ impl Lessor {
         self.revoking.clear();
         for lease in self.leases.values_mut() {
             lease.deadline_ns = None;
+            lease.checkpointing = false;
         }
     }
 
@@ -165,24 +184,30 @@ impl Lessor {
         self.primary
     }
 
-    /// Starts a lease's time anew and returns its TTL in seconds and whether a checkpoint of it must be cleared.
-    pub fn renew(&mut self, id: i64, now_ns: u64) -> Result<(i64, bool), LeaseError> {
-        let lease = self.leases.get(&id).ok_or(LeaseError::NotFound)?;
+    /// Starts a lease's time anew.
+    ///
+    /// Order: a checkpoint must be cleared first, or a new leader would end the lease by what was left then.
+    pub fn renew(&mut self, id: i64, now_ns: u64) -> Renewal {
+        let Some(lease) = self.leases.get(&id) else {
+            return Renewal::Gone;
+        };
         if self.is_expired(lease, now_ns) {
-            // Its revocation may be on the way: too late (etcd answers a TTL of 0).
-            return Err(LeaseError::NotFound);
+            return Renewal::Ending;
         }
-        let (ttl, checkpointed) = (lease.ttl, lease.remaining_ttl > 0);
-        self.arm(id, seconds_ns(ttl), now_ns);
-        Ok((ttl, checkpointed))
+        let checkpointed = lease.remaining_ttl > 0 || lease.checkpointing;
+        if checkpointed && !mutant::on("checkpoint_outlives_a_renewal") {
+            return Renewal::Checkpointed;
+        }
+        let ttl = lease.ttl;
+        if !mutant::on("renewal_forgotten") {
+            self.arm(id, seconds_ns(ttl), now_ns);
+        }
+        Renewal::Renewed(ttl)
     }
 
-    /// What is left of a lease; an expired one is gone.
+    /// What is left of a lease; 0 for one that has ended and whose revocation is under way.
     pub fn info(&self, id: i64, with_keys: bool, now_ns: u64) -> Option<LeaseInfo> {
         let lease = self.leases.get(&id)?;
-        if self.is_expired(lease, now_ns) {
-            return None;
-        }
         let remaining_seconds = match lease.deadline_ns {
             Some(deadline) => (deadline.saturating_sub(now_ns) / NANOS_PER_SECOND) as i64,
             None => lease.seconds_left(),
@@ -230,15 +255,32 @@ impl Lessor {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Up to `max` checkpoints (id, whole seconds left) of leases whose TTL is above `ttl_above_seconds`.
-    pub fn checkpoints(&self, now_ns: u64, ttl_above_seconds: i64, max: usize) -> Vec<(i64, i64)> {
+    /// Up to `max` checkpoints (id, whole seconds left) of leases from id `from` on that have more than
+    /// `left_above_seconds` left and were not just renewed; the second value is where to go on, if there is more.
+    ///
+    /// Each lease handed out counts as being checkpointed until a checkpoint of it is applied.
+    pub fn checkpoints(
+        &mut self,
+        now_ns: u64,
+        left_above_seconds: i64,
+        from: i64,
+        max: usize,
+    ) -> (Vec<(i64, i64)>, Option<i64>) {
         let left = |deadline: u64| deadline.saturating_sub(now_ns).div_ceil(NANOS_PER_SECOND) as i64;
-        let wanted = |lease: &Lease| lease.ttl > ttl_above_seconds;
-        let due = self.leases.iter().filter(|(_, lease)| wanted(lease));
-        due.filter_map(|(id, lease)| Some((*id, left(lease.deadline_ns?))))
-            .filter(|(_, s)| *s > 0)
-            .take(max)
-            .collect()
+        let mut due = Vec::new();
+        for (id, lease) in self.leases.range_mut(from..) {
+            let Some(deadline) = lease.deadline_ns else { continue };
+            let left = left(deadline);
+            if left <= left_above_seconds || left >= lease.ttl {
+                continue;
+            }
+            if due.len() == max {
+                return (due, Some(*id));
+            }
+            lease.checkpointing = true;
+            due.push((*id, left));
+        }
+        (due, None)
     }
 
     /// Notes what is left of a lease (0 clears the note); false when the lease is not there.
@@ -246,6 +288,7 @@ impl Lessor {
         match self.leases.get_mut(&id) {
             Some(lease) => {
                 lease.remaining_ttl = remaining_ttl;
+                lease.checkpointing = false;
                 true
             }
             None => false,
@@ -274,7 +317,7 @@ impl Lessor {
 
 impl Lease {
     fn seconds_left(&self) -> i64 {
-        if self.remaining_ttl > 0 {
+        if self.remaining_ttl > 0 && !mutant::on("checkpoint_lost_with_the_leader") {
             self.remaining_ttl
         } else {
             self.ttl
@@ -325,9 +368,12 @@ mod tests {
     fn renewal_starts_the_time_anew_but_not_after_the_end() {
         let mut lessor = primary();
         lessor.grant(7, 10, 0).unwrap();
-        assert_eq!(lessor.renew(7, 9 * S), Ok((10, false)));
+        assert_eq!(lessor.renew(7, 9 * S), Renewal::Renewed(10));
         assert!(lessor.expired(18 * S, 100).is_empty());
-        assert_eq!(lessor.renew(7, 19 * S), Err(LeaseError::NotFound));
+        assert_eq!(lessor.renew(7, 19 * S), Renewal::Ending);
+        assert_eq!(lessor.info(7, false, 19 * S).unwrap().remaining_seconds, 0);
+        lessor.revoke(7).unwrap();
+        assert_eq!(lessor.renew(7, 19 * S), Renewal::Gone);
     }
 
     #[test]
@@ -364,10 +410,34 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_are_taken_of_long_leases_only() {
+    fn checkpoints_are_taken_of_long_leases_only_and_of_all_of_them_in_turn() {
         let mut lessor = primary();
         lessor.grant(1, 200, 0).unwrap();
-        lessor.grant(2, 600, 0).unwrap();
-        assert_eq!(lessor.checkpoints(100 * S, 300, 1000), [(2, 500)]);
+        for id in 2..6 {
+            lessor.grant(id, 600, 0).unwrap();
+        }
+        lessor.renew(5, 100 * S);
+        assert_eq!(
+            lessor.checkpoints(100 * S, 300, i64::MIN, 2),
+            (vec![(2, 500), (3, 500)], Some(4))
+        );
+        assert_eq!(
+            lessor.checkpoints(100 * S, 300, 4, 2),
+            (vec![(4, 500)], None),
+            "not of one just renewed"
+        );
+    }
+
+    #[test]
+    fn a_checkpointed_lease_is_renewed_only_once_the_checkpoint_is_cleared() {
+        let mut lessor = primary();
+        lessor.grant(7, 600, 0).unwrap();
+        lessor.checkpoints(100 * S, 300, i64::MIN, 9);
+        // Proposed and not applied: a new leader may yet go by it.
+        assert_eq!(lessor.renew(7, 101 * S), Renewal::Checkpointed);
+        lessor.checkpoint(7, 500);
+        assert_eq!(lessor.renew(7, 102 * S), Renewal::Checkpointed);
+        lessor.checkpoint(7, 0);
+        assert_eq!(lessor.renew(7, 103 * S), Renewal::Renewed(600));
     }
 }

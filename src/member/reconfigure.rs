@@ -69,7 +69,8 @@ impl Changes {
         self.links.contains_key(&id)
     }
 
-    fn is_linked_since(&self, id: u64, since_ns: u64) -> bool {
+    /// Whether it has been up since then.
+    pub fn is_linked_since(&self, id: u64, since_ns: u64) -> bool {
         self.links.get(&id).is_some_and(|up_ns| *up_ns <= since_ns)
     }
 }
@@ -106,15 +107,28 @@ impl Member {
     /// Checks a change and queues it for the log.
     pub(super) fn start_change(&mut self, asker: Asker, id: RequestId, change: MemberChange) {
         if let Err(refusal) = self.may_change(&change) {
+            self.count_promotion(&change, Err(refusal));
             tracing::warn!(?change, ?refusal, "a member change is refused");
             return self.settle(asker, Err(refusal));
         }
         if self.changes.queue.len() >= WAITING_CHANGES_MAX {
             return self.settle(asker, Err(Refusal::TooManyRequests));
         }
+        self.count_promotion(&change, Ok(()));
         self.changes.queue.push_back(encode(id, change));
         let deadline_ns = self.now_ns + self.options.request_timeout_ns;
         self.changes.asked.insert(id, (asker, deadline_ns));
+    }
+
+    fn count_promotion(&self, change: &MemberChange, result: Result<(), Refusal>) {
+        let counter = match (change, result) {
+            (MemberChange::Promote(_), Ok(())) => &self.metrics.promotions,
+            (MemberChange::Promote(_), Err(Refusal::LearnerNotReady)) => &self.metrics.promotions_early,
+            (MemberChange::Promote(_), Err(Refusal::MemberNotLearner)) => &self.metrics.promotions_of_voters,
+            (MemberChange::Promote(_), Err(Refusal::MemberNotFound)) => &self.metrics.promotions_of_strangers,
+            _ => return,
+        };
+        counter.add(1);
     }
 
     fn may_change(&self, change: &MemberChange) -> Result<(), Refusal> {
@@ -193,8 +207,9 @@ impl Member {
         let late = self.changes.asked.iter().filter(|(_, (_, end))| *end <= self.now_ns);
         let late: Vec<RequestId> = late.map(|(id, _)| *id).collect();
         for id in late {
-            let (asker, _) = self.changes.asked.remove(&id).expect("just seen");
-            self.settle(asker, Err(Refusal::Timeout));
+            let (asker, deadline_ns) = self.changes.asked.remove(&id).expect("just seen");
+            let why = self.why_late(deadline_ns - self.options.request_timeout_ns);
+            self.settle(asker, Err(why));
         }
         while let Some(change) = self.changes.queue.front() {
             if !self.changes.asked.contains_key(&change.id) {
@@ -357,6 +372,11 @@ fn encode(id: RequestId, change: MemberChange) -> ConfChange {
         node_id,
         context: context.map(json).unwrap_or_default().into(),
     }
+}
+
+/// The change that makes a learner a voter, for which nobody waits.
+pub(super) fn promotion(id: u64) -> ConfChange {
+    encode(0, MemberChange::Promote(id))
 }
 
 /// (voters, those of them that have started).

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use net::pb::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op::Request as Op,
 };
+use raft::mutant;
 use storage::mvcc::{Interval, KeyInfo, Kv, StoreError, WriteTxn};
 
 use super::{
@@ -141,7 +142,7 @@ impl<'s, 'l> Writer<'s, 'l> {
         let mut succeeded = true;
         for compare in &request.compare {
             if !self.holds(compare)? {
-                succeeded = false;
+                succeeded = mutant::on("failed_compare_writes");
                 break;
             }
         }

@@ -14,7 +14,7 @@ use net::io::{Acceptor, Listener, peer_door};
 use storage::io::GlommioDisk;
 
 use super::{
-    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, die, identity,
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
     pause::{Turn, breathe},
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::FromCore,
     bell::Bell,
+    config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
     member::{Engine, Event, Outputs, Published, Reply, View},
 };
@@ -62,6 +63,8 @@ struct Core {
 
 /// Boots the member, starts the shards, serves until told to stop.
 pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>, ready: Ready) {
+    // What comes in while there is no leader yet is for the turns after that, too.
+    let mut events = Vec::new();
     let (mut core, _acceptor) = match boot(&mut shared).await {
         Ok((mut core, seeds)) => match start_shards(&shared, alone, seeds) {
             Ok(intakes) => {
@@ -72,7 +75,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
                     Err(error) => return drop(ready.send(Err(StartError::Executor(error.to_string())))),
                 };
                 // Clients are let in once the member can answer.
-                core.elect().await;
+                core.elect(&mut events).await;
                 if ready.send(Ok(intakes)).is_err() {
                     return;
                 }
@@ -82,7 +85,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
         },
         Err(error) => return drop(ready.send(Err(error))),
     };
-    core.serve().await;
+    core.serve(events).await;
 }
 
 async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError> {
@@ -92,11 +95,24 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         error,
     };
     let mut disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
-    let birth = identity::resolve(&shared.config, &mut disk)?;
+    let mut birth = identity::resolve(&shared.config, &mut disk, &shared.stop).await?;
+    let start = |birth: &identity::Birth, disk: &mut GlommioDisk| {
+        let seed = unix_ms() ^ birth.identity.member_id;
+        let member = options::member(&shared.config, birth, seed);
+        Engine::boot(disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)
+    };
+    let mut engine = start(&birth, &mut disk)?;
+    if birth.knows_nobody() && engine.is_blank() {
+        // It ended in its very first start, between making the log and writing to it.
+        drop((engine, disk));
+        disk = GlommioDisk::new(&path).await.map_err(|error| failed(error.into()))?;
+        birth = identity::first(&shared.config, &shared.stop).await?;
+        engine = start(&birth, &mut disk)?;
+    }
     shared.identity = birth.identity;
-    let seed = unix_ms() ^ birth.identity.member_id;
-    let member = options::member(&shared.config, &birth, seed);
-    let engine = Engine::boot(&mut disk, member, shared.core_metrics.clone(), now_ns()).map_err(failed)?;
+    if birth.restarts && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
+        corruption::check_at_start(shared, &engine.view()).await?;
+    }
     let slot = Slot::new(engine.view());
     let (to_core, inbox) = mailbox(MAILBOX_CAPACITY);
     let (mut shards, mut seeds) = (Vec::new(), Vec::new());
@@ -119,7 +135,13 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         });
     }
     let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
-    let mut peers = Peers::new(birth.identity, path.clone(), first.collect(), to_core);
+    let mut peers = Peers::new(
+        birth.identity,
+        path.clone(),
+        first.collect(),
+        to_core,
+        shared.core_metrics.clone(),
+    );
     peers.follow(&engine.view().members);
     let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
     glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();
@@ -185,22 +207,24 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 }
 
 impl Core {
-    /// Runs turns until a leader is known and what was committed is applied, at most for two election time-outs.
-    async fn elect(&mut self) {
+    /// Runs turns until a leader is known, at most for two election time-outs, and until the member has its state.
+    async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        let mut events = Vec::new();
-        while self.engine.view().leader == 0 && now_ns() < give_up_ns {
-            let more = self.turn(&mut events);
+        let waits = |core: &Core| {
+            let elects = core.engine.view().leader == 0 && now_ns() < give_up_ns;
+            elects || (core.engine.is_refilling() && !core.shared.stop.load(Ordering::Relaxed))
+        };
+        while waits(self) {
+            let more = self.turn(events);
             if more {
                 breathe().await;
             } else {
-                self.wait(&mut events).await;
+                self.wait(events).await;
             }
         }
     }
 
-    async fn serve(&mut self) {
-        let mut events = Vec::new();
+    async fn serve(&mut self, mut events: Vec<Event>) {
         let mut turn = Turn::new();
         while !self.is_over() {
             self.resign_once();
@@ -247,6 +271,9 @@ impl Core {
         let mut out = Outputs::default();
         if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
             tracing::error!(%fault, "the member stops");
+            if fault.is_damage() {
+                die_of_damage(fault.to_string());
+            }
             die(&fault.to_string());
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());

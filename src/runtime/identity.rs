@@ -1,9 +1,16 @@
-//! Who this member is: what its log says, else what the flags say, else what the cluster it joins says.
+//! Who this member is: what its log says; else, for a first start, what flags, DNS or a discovery service say, or the
+//! cluster it joins. Nothing is served yet, so look-ups may block.
+
+mod client;
+mod discovery;
+mod dns;
+mod peers;
+mod srv;
 
 use std::{
-    io::{Read, Write},
-    net::{TcpStream, ToSocketAddrs},
-    time::Duration,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 use storage::{
@@ -13,158 +20,290 @@ use storage::{
 
 use super::{StartError, options::WAL_DIR};
 use crate::{
-    config::{Config, Url, identity},
+    config::{Bootstrap, Config, InitialCluster, Url, cluster, identity},
     member::{BootError, MemberInfo},
 };
+use peers::Running;
 
-/// A member that is asked for the member list gets this long.
-const ASK_MAX: Duration = Duration::from_secs(5);
-/// Longest answer that is read. Units: bytes.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// A member of the cluster to join gets this long for the member list. Source: etcd, 10 s.
+const JOIN_ASK_MAX: Duration = Duration::from_secs(10);
+/// A member that may be there already gets this long. Source: etcd's `BootstrapTimeoutEffective`.
+const FIRST_ASK_MAX: Duration = Duration::from_secs(1);
+/// Host names of peer URLs may become known this late. Source: etcd's `advertiseMatchesCluster`.
+const RESOLVE_MAX: Duration = Duration::from_secs(30);
+/// Between two look-ups. Source: etcd's `retryInterval`.
+const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a member begins with.
 #[derive(Debug)]
 pub struct Birth {
     /// Its ids.
     pub identity: Identity,
-    /// The first members, or those of the cluster it joins.
+    /// The first members, or those of the cluster it joins; empty when only its log knows them.
     pub members: Vec<MemberInfo>,
     /// It joins a cluster that is there.
     pub joins: bool,
+    /// It has a log of its own already.
+    pub restarts: bool,
 }
 
-/// Finds out who this member is. Blocks; nothing is served yet.
+impl Birth {
+    /// It relies on its log for everything.
+    pub fn knows_nobody(&self) -> bool {
+        self.members.is_empty() && !self.joins
+    }
+}
+
+/// Finds out who this member is.
 ///
-/// Errors: the log cannot be read, or no member of the cluster to join gives a fitting answer.
-pub fn resolve(config: &Config, disk: &mut dyn Disk) -> Result<Birth, StartError> {
+/// Errors: the log cannot be read, or as [`first`].
+pub async fn resolve(config: &Config, disk: &mut dyn Disk, stop: &AtomicBool) -> Result<Birth, StartError> {
     let known = Wal::identity(disk, WAL_DIR).map_err(|error| StartError::Boot {
         path: config.data_dir.clone(),
         error: BootError::Wal(error),
     })?;
-    if config.joins_existing {
-        return match (ask_cluster(config), known) {
-            (Ok(birth), None) => Ok(birth),
-            (Ok(birth), Some(identity)) => Ok(Birth { identity, ..birth }),
-            // It knows itself, and the others will find it.
-            (Err(_), Some(identity)) => Ok(Birth {
-                identity,
-                members: Vec::new(),
-                joins: true,
-            }),
-            (Err(error), None) => Err(error),
-        };
+    match known {
+        None => first(config, stop).await,
+        Some(identity) => Ok(again(config, identity).await),
     }
-    let token = &config.initial_cluster.token;
+}
+
+/// A start with data: what the flags say of the cluster counts only until the log knows better.
+async fn again(config: &Config, identity: Identity) -> Birth {
+    let nobody = Birth {
+        identity,
+        members: Vec::new(),
+        joins: config.joins_existing || config.force_new_cluster,
+        restarts: true,
+    };
+    if config.force_new_cluster {
+        // The others are gone, and are not to be found again.
+        return nobody;
+    }
+    if config.bootstrap != Bootstrap::Static {
+        tracing::info!("discovery is ignored since cluster already initialized; valid logs are found");
+        return nobody;
+    }
+    if config.joins_existing {
+        // It knows itself, and if nobody answers the others will find it.
+        let running = peers::ask_any(&others(config, &config.initial_cluster), FIRST_ASK_MAX).await;
+        let members = running.map_or(Vec::new(), |running| running.members);
+        return Birth { members, ..nobody };
+    }
+    Birth {
+        members: founders(&config.initial_cluster),
+        ..nobody
+    }
+}
+
+/// A start without data, or with a log that nothing was written to.
+///
+/// Errors: etcd's texts for flags that contradict each other, for a discovery that finds nothing, and for a cluster that
+/// cannot be joined.
+pub async fn first(config: &Config, stop: &AtomicBool) -> Result<Birth, StartError> {
+    let mut cluster = config.initial_cluster.clone();
+    if let Bootstrap::Srv { domain, suffix } = &config.bootstrap {
+        let members = srv::members(config, domain, suffix);
+        cluster.members = members.map_err(|error| wrong(format!("error setting up initial cluster: {error}")))?;
+    }
+    let resolver = Hosts::new(stop);
+    let resolve = |url: &Url| resolver.resolve(url);
+    if config.joins_existing {
+        return join(config, &cluster, &resolve).await;
+    }
+    cluster
+        .check_founder(&config.name, &config.initial_advertise_peer_urls, &resolve)
+        .map_err(StartError::Cluster)?;
+    let member_id = identity::member_id(&cluster.members[&config.name], &cluster.token);
+    refuse_second_birth(config, &cluster, member_id).await?;
+    if let Bootstrap::Discovery(service) = &config.bootstrap {
+        let found = discovery::join(service, member_id, &cluster.to_string(), stop);
+        cluster.members = found.map_err(|error| wrong(format!("failed to join discovery cluster ({error})")))?;
+        cluster
+            .check_duplicates("discovery cluster")
+            .map_err(StartError::Cluster)?;
+    }
+    Ok(Birth {
+        identity: Identity {
+            member_id,
+            cluster_id: identity::cluster_id(&cluster.member_ids()),
+        },
+        members: founders(&cluster),
+        joins: false,
+        restarts: false,
+    })
+}
+
+/// A member whose data is gone must not vote again under its id: what it acknowledged is lost with them.
+///
+/// Source: etcd's `isMemberBootstrapped`.
+async fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_id: u64) -> Result<(), StartError> {
+    let Ok(running) = peers::ask_any(&others(config, cluster), FIRST_ASK_MAX).await else {
+        return Ok(());
+    };
+    let there = running.members.iter().find(|member| member.id == member_id);
+    match there.is_some_and(|member| !member.client_urls.is_empty()) {
+        false => Ok(()),
+        true => Err(wrong(format!(
+            "member {member_id:x} has already been bootstrapped: its data directory {} is lost or is not the right one. Put \
+             the data back, or remove the member from the cluster (etcdctl member remove {member_id:x}), add it anew \
+             (etcdctl member add) and start it with an empty directory and --initial-cluster-state=existing",
+            config.data_dir.display()
+        ))),
+    }
+}
+
+/// Finds this member among those of a running cluster.
+///
+/// Source: etcd's `bootstrapExistingClusterNoWAL` and `ValidateClusterAndAssignIDs`.
+async fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resolve<'_>) -> Result<Birth, StartError> {
+    cluster.check_joiner(&config.name).map_err(StartError::Cluster)?;
+    if matches!(config.bootstrap, Bootstrap::Discovery(_)) {
+        let text = "discovery URL should not be set when joining existing initial cluster";
+        return Err(wrong(text.into()));
+    }
+    let running = peers::ask_any(&others(config, cluster), JOIN_ASK_MAX).await;
+    let running = running.map_err(|error| {
+        wrong(format!(
+            "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs ({error})"
+        ))
+    })?;
+    let member_id = own_id(config, cluster, &running, resolve).map_err(|error| {
+        wrong(format!(
+            "error validating peerURLs {}: {error}. --initial-cluster must name all members of the cluster, this one \
+             included: add it first (etcdctl member add) and use what that prints",
+            describe(&running)
+        ))
+    })?;
+    let learners = running.members.iter().filter(|member| member.is_learner).count() as u64;
+    if learners > config.max_learners {
+        return Err(wrong(format!(
+            "membership: too many learner members in cluster: it has {learners}, and --max-learners is {}",
+            config.max_learners
+        )));
+    }
+    Ok(Birth {
+        identity: Identity {
+            member_id,
+            cluster_id: running.cluster_id,
+        },
+        members: running.members,
+        joins: true,
+        restarts: false,
+    })
+}
+
+fn own_id(
+    config: &Config,
+    cluster: &InitialCluster,
+    running: &Running,
+    resolve: cluster::Resolve<'_>,
+) -> Result<u64, String> {
+    if running.members.len() != cluster.members.len() {
+        return Err("member count is unequal".into());
+    }
+    let mut own = None;
+    for member in &running.members {
+        let urls = Url::parse_list(&member.peer_urls.join(",")).unwrap_or_default();
+        let mut last = String::new();
+        let named = cluster.members.iter().find(|(_, named)| {
+            let same = cluster::same_urls(&urls, named, resolve);
+            same.map_err(|why| last = why).is_ok()
+        });
+        match named {
+            Some((name, _)) if *name == config.name => own = Some(member.id),
+            Some(_) => {}
+            None => {
+                return Err(format!(
+                    "PeerURLs: no match found for existing member ({:x}, [{}]), last resolver error ({last})",
+                    member.id,
+                    member.peer_urls.join(" ")
+                ));
+            }
+        }
+    }
+    own.ok_or_else(|| format!("no member has the peer URLs of {:?}", config.name))
+}
+
+/// A cluster in etcd's words.
+fn describe(running: &Running) -> String {
+    let member = |member: &MemberInfo| {
+        format!(
+            "&{{ID:{:x} RaftAttributes:{{PeerURLs:[{}] IsLearner:{}}} Attributes:{{Name:{} ClientURLs:[{}]}}}}",
+            member.id,
+            member.peer_urls.join(" "),
+            member.is_learner,
+            member.name,
+            member.client_urls.join(" ")
+        )
+    };
+    let members: Vec<String> = running.members.iter().map(member).collect();
+    format!(
+        "{{ClusterID:{:x} Members:[{}] RemovedMemberIDs:[]}}",
+        running.cluster_id,
+        members.join(" ")
+    )
+}
+
+/// The peer URLs of the other members, in the order of their texts.
+fn others<'c>(config: &Config, cluster: &'c InitialCluster) -> Vec<&'c Url> {
+    let others = cluster.members.iter().filter(|(name, _)| **name != config.name);
+    let mut urls: Vec<&Url> = others.flat_map(|(_, urls)| urls).collect();
+    urls.sort_unstable();
+    urls
+}
+
+fn founders(cluster: &InitialCluster) -> Vec<MemberInfo> {
     let member = |(name, urls): (&String, &Vec<Url>)| MemberInfo {
-        id: identity::member_id(urls, token),
+        id: identity::member_id(urls, &cluster.token),
         peer_urls: urls.iter().map(|url| url.as_str().to_owned()).collect(),
         name: name.clone(),
         ..MemberInfo::default()
     };
-    let flags = Identity {
-        member_id: config.member_id(),
-        cluster_id: config.cluster_id(),
-    };
-    Ok(Birth {
-        identity: known.unwrap_or(flags),
-        members: config.initial_cluster.members.iter().map(member).collect(),
-        joins: false,
-    })
+    cluster.members.iter().map(member).collect()
 }
 
-/// Asks the other members of `--initial-cluster`, one after the other.
-///
-/// Source: etcd's bootstrap of a member that joins: the lists must agree, and the ids are the cluster's.
-fn ask_cluster(config: &Config) -> Result<Birth, StartError> {
-    let own = &config.initial_advertise_peer_urls;
-    let others = config.initial_cluster.members.values().flatten();
-    let mut why = "--initial-cluster names no other member".to_owned();
-    for url in others.filter(|url| !own.contains(url)) {
-        match ask(url) {
-            Ok((cluster_id, members)) => return choose(config, cluster_id, members),
-            Err(error) => why = format!("{url}: {error}"),
+fn wrong(text: String) -> StartError {
+    StartError::Cluster(text)
+}
+
+/// Looks host names up, again and again for a while: in a pod that starts, DNS may not know it yet.
+struct Hosts<'a> {
+    stop: &'a AtomicBool,
+    deadline: Instant,
+}
+
+impl Hosts<'_> {
+    fn new(stop: &AtomicBool) -> Hosts<'_> {
+        Hosts {
+            stop,
+            deadline: Instant::now() + RESOLVE_MAX,
         }
     }
-    Err(StartError::Join(format!(
-        "could not get the member list from any member of --initial-cluster ({why})"
-    )))
-}
 
-fn choose(config: &Config, cluster_id: u64, members: Vec<MemberInfo>) -> Result<Birth, StartError> {
-    if members.len() != config.initial_cluster.members.len() {
-        return Err(StartError::Join(format!(
-            "error validating peerURLs: member count is unequal: the cluster has {} members and --initial-cluster names {}",
-            members.len(),
-            config.initial_cluster.members.len()
-        )));
+    /// Source: etcd's `resolveURL`, which leaves addresses and `localhost` alone.
+    fn resolve(&self, url: &Url) -> Result<String, String> {
+        let host = url.host();
+        if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() {
+            return Ok(url.as_str().to_owned());
+        }
+        loop {
+            let error = match (host, url.port()).to_socket_addrs().map(best) {
+                Ok(Some(address)) => return Ok(format!("{}://{address}", url.scheme())),
+                Ok(None) => "no address".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let over = Instant::now() + RESOLVE_PAUSE > self.deadline || self.stop.load(Ordering::SeqCst);
+            tracing::warn!(%url, host, error, "failed to resolve URL Host");
+            if over {
+                return Err(format!("failed to resolve {url} ({error})"));
+            }
+            std::thread::sleep(RESOLVE_PAUSE);
+        }
     }
-    let mut own: Vec<&str> = config.initial_advertise_peer_urls.iter().map(Url::as_str).collect();
-    own.sort_unstable();
-    let is_own = |member: &&MemberInfo| {
-        let mut theirs: Vec<&str> = member.peer_urls.iter().map(String::as_str).collect();
-        theirs.sort_unstable();
-        theirs == own
-    };
-    let Some(me) = members.iter().find(is_own) else {
-        return Err(StartError::Join(format!(
-            "error validating peerURLs: no member of the cluster has the peer URLs {}; add this member first \
-             (etcdctl member add)",
-            own.join(",")
-        )));
-    };
-    Ok(Birth {
-        identity: Identity {
-            member_id: me.id,
-            cluster_id,
-        },
-        members,
-        joins: true,
-    })
 }
 
-/// GETs the member list from a peer URL: the cluster's id and its members.
-fn ask(url: &Url) -> Result<(u64, Vec<MemberInfo>), String> {
-    let text = |error: std::io::Error| error.to_string();
-    let host = format!("{}:{}", url.host(), url.port());
-    let address = host.to_socket_addrs().map_err(text)?.next().ok_or("no address")?;
-    let mut stream = TcpStream::connect_timeout(&address, ASK_MAX).map_err(text)?;
-    stream.set_read_timeout(Some(ASK_MAX)).map_err(text)?;
-    let request = format!("GET /members HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(text)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(text)?;
-    parse(&answer)
-}
-
-fn parse(answer: &[u8]) -> Result<(u64, Vec<MemberInfo>), String> {
-    let answer = std::str::from_utf8(answer).map_err(|error| error.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("its answer is cut off")?;
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(format!("it answered {status:?}"));
-    }
-    let header = |line: &str| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("X-Etcd-Cluster-ID")
-            .then(|| value.trim().to_owned())
-    };
-    let cluster = head.lines().find_map(header).ok_or("it names no cluster id")?;
-    let cluster = u64::from_str_radix(&cluster, 16).map_err(|error| error.to_string())?;
-    let members = serde_json::from_str(body.trim()).map_err(|error| error.to_string())?;
-    Ok((cluster, members))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_of_a_member_tells_cluster_and_members() {
-        let answer = "HTTP/1.1 200 OK\r\nx-etcd-cluster-id: cdf818194e3a8c32\r\n\r\n[{\"id\":1,\"peerURLs\":[\"http://a:1\"]}]\n";
-        let (cluster, members) = parse(answer.as_bytes()).unwrap();
-        assert_eq!(cluster, 0xcdf8_1819_4e3a_8c32);
-        assert_eq!((members[0].id, members[0].peer_urls[0].as_str()), (1, "http://a:1"));
-        assert!(parse(b"HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(parse(b"junk").is_err());
-    }
+fn best(found: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
+    let all: Vec<SocketAddr> = found.collect();
+    all.iter().find(|address| address.is_ipv4()).or(all.first()).copied()
 }

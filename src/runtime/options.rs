@@ -20,6 +20,8 @@ pub const WAL_DIR: &str = "wal";
 const COMMIT_BYTES: usize = 16 << 20;
 /// Above this much that is not in the tree yet, proposals are refused. Units: bytes.
 const BUFFERED_BYTES_MAX: usize = 64 << 20;
+/// Source: etcd `defaultLeaseCheckpointInterval`. Units: nanoseconds.
+const LEASE_CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
 /// Address space for the tree. Units: bytes.
 const TREE_RESERVE_BYTES: u64 = 1 << 40;
 /// The tree's file grows, and shrinks, in steps of this size. Units: bytes.
@@ -35,6 +37,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         name: config.name.clone(),
         client_urls: urls(&config.advertise_client_urls),
         initial_members: if birth.joins { Vec::new() } else { birth.members.clone() },
+        force_new_cluster: config.force_new_cluster,
         tick_ns,
         election_ticks: config.election_ticks() as u32,
         election_timeout_ns: config.election_timeout_ms * 1_000_000,
@@ -43,6 +46,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         pre_vote: config.pre_vote,
         seed,
         request_timeout_ns: config.request_timeout().as_nanos() as u64,
+        lease_checkpoint_interval_ns: LEASE_CHECKPOINT_INTERVAL_NS,
         buffered_bytes_max: BUFFERED_BYTES_MAX,
         catch_up_entries: config.snapshot_catchup_entries,
         commit: CommitPolicy {
@@ -70,6 +74,7 @@ pub fn api(config: &Config) -> ApiLimits {
         txn_ops_max: config.max_txn_ops as usize,
         quota_bytes: config.quota_backend_bytes,
         progress_interval_ns: config.watch_progress_notify_interval.as_nanos() as u64,
+        election_timeout_ns: config.election_timeout_ms * 1_000_000,
         slow_request_ns: config.warning_unary_request_duration.as_nanos() as u64,
         extensive_metrics: config.metrics == MetricsLevel::Extensive,
     }

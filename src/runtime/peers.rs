@@ -27,7 +27,9 @@ use super::mailbox::Sender;
 use crate::{
     config::ETCD_VERSION,
     member::{Event, Membership},
+    metrics::CoreMetrics,
 };
+pub(super) use link::resolve;
 use link::{Link, Outgoing};
 
 /// Kinds of log entries this program applies: etcd 3.6's, and batches of lease revocations.
@@ -48,6 +50,8 @@ struct Context {
     to_core: Sender<Event>,
     members: RefCell<Arc<Membership>>,
     data_dir: PathBuf,
+    /// Counters of the other members.
+    metrics: Arc<CoreMetrics>,
     /// A snapshot is being received, or received and not yet dealt with.
     receiving: Cell<bool>,
     /// Members that a snapshot is being sent to.
@@ -61,6 +65,7 @@ impl Peers {
         data_dir: PathBuf,
         first: BTreeMap<u64, Vec<String>>,
         to_core: Sender<Event>,
+        metrics: Arc<CoreMetrics>,
     ) -> Peers {
         let ctx = Context {
             member_id: identity.member_id,
@@ -68,6 +73,7 @@ impl Peers {
             to_core,
             members: RefCell::default(),
             data_dir,
+            metrics,
             receiving: Cell::new(false),
             sending: RefCell::default(),
         };

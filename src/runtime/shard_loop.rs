@@ -13,10 +13,10 @@ use std::{
 use net::io::{Intake, Shard};
 
 use super::{
-    METRICS_TAG, PEER_TAG, ShardSeed, Shared, die_of_damage,
+    METRICS_TAG, PEER_TAG, ShardSeed, Shared, corruption, die_of_damage,
     mailbox::Receiver,
     now_ns, options,
-    pause::{Turn, breathe},
+    pause::{TURN_BYTES_MAX, Turn, breathe},
     unix_ms,
 };
 use crate::{
@@ -26,6 +26,11 @@ use crate::{
 
 /// How often deadlines and progress are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// One turn of jobs: a request that comes meanwhile waits at most this long, and the slice that began in it.
+const JOB_TURN: Duration = Duration::from_micros(250);
+/// How often jobs look whether the requests that they let pass are answered, and how often at most.
+const GIVE_WAY: Duration = Duration::from_micros(250);
+const GIVE_WAY_MAX: u32 = 4;
 /// A stopping shard gives its calls this long.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -46,10 +51,11 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         member_id: shared.identity.member_id,
         cluster_id: shared.identity.cluster_id,
         unix_ms: unix_ms(),
+        features: shared.config.features.clone(),
         limits: options::api(&shared.config),
         slot,
         pins,
-        hashes,
+        hashes: hashes.clone(),
         metrics: shared.shard_metrics[index].clone(),
         all_metrics: shared.shard_metrics.clone(),
         core_metrics: shared.core_metrics.clone(),
@@ -65,6 +71,9 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         clock: now_ns,
     };
     let app = Rc::new(RefCell::new(Api::new(setup)));
+    if index == 0 {
+        corruption::start_checks(&app, &shared, hashes);
+    }
     let shard = Shard::new(app.clone(), options::shard(&shared.config));
     let intake = shard.intake();
     glommio::spawn_local(take_answers(app.clone(), shard.clone(), from_core)).detach();
@@ -97,7 +106,8 @@ async fn run_jobs(app: Rc<RefCell<Api>>, shard: Shard<Api>, jobs: Bell) {
     loop {
         jobs.rung().await;
         loop {
-            let turn = Turn::new();
+            give_way(&app).await;
+            let turn = Turn::with(JOB_TURN, TURN_BYTES_MAX);
             let more = app.borrow_mut().run_jobs(&shard, || turn.spent());
             shard.flush_dirty();
             if !more {
@@ -105,6 +115,19 @@ async fn run_jobs(app: Rc<RefCell<Api>>, shard: Shard<Api>, jobs: Bell) {
             }
             breathe().await;
         }
+    }
+}
+
+/// Lets requests that wait for the core go first. A put is several turns of this executor and wake-ups of the disk's
+/// threads; beside slices of a large range each of them would wait for a slice, and for the reader of that range.
+///
+/// Bounds: `GIVE_WAY * GIVE_WAY_MAX`, so that jobs get on beside requests without end.
+async fn give_way(app: &RefCell<Api>) {
+    for _ in 0..GIVE_WAY_MAX {
+        if !app.borrow().awaits_core() {
+            return;
+        }
+        glommio::timer::sleep(GIVE_WAY).await;
     }
 }
 

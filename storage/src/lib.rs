@@ -4,6 +4,7 @@
 
 pub mod bbolt;
 pub mod buckets;
+pub mod failpoint;
 pub mod io;
 pub mod mvcc;
 pub mod tree;

@@ -30,7 +30,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::{Entry, HardState, SnapshotMetadata};
+use raft::{Entry, HardState, SnapshotMetadata, mutant};
 
 use self::{
     format::BatchHeader,
@@ -123,6 +123,17 @@ pub struct Recovered {
     pub torn_tail: Option<TornTail>,
 }
 
+impl Recovered {
+    /// Whether the entries up to `index` are here, or were let go of, and those behind it follow without a gap.
+    pub fn reaches(&self, index: u64) -> bool {
+        let marker = self.snapshot.as_ref().map_or(0, |marker| marker.index);
+        match (self.entries.first(), self.entries.last()) {
+            (Some(first), Some(last)) => marker <= index && first.index <= index + 1 && last.index >= index,
+            _ => marker == index && index > 0,
+        }
+    }
+}
+
 /// Whether there is room for what comes next.
 #[derive(Clone, Debug)]
 pub enum Space {
@@ -145,8 +156,8 @@ pub enum WalError {
     /// An acknowledged batch is damaged.
     #[error(
         "write-ahead log: {file} is corrupt at offset {offset}: expected {expected}, found {found}; do not truncate or \
-         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew \
-         with an empty data directory (a single member: restore a snapshot)"
+         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew, \
+         as a learner, with an empty data directory (a single member: restore a snapshot)"
     )]
     Corrupt {
         /// The damaged file.
@@ -329,10 +340,12 @@ impl Wal {
         }
         if let Some(new) = hard_state.filter(|_| votes && !entries.is_empty()) {
             // The term goes ahead of its entries, which may spread over several batches; the commit index must not.
-            self.queue.put_hard_state(HardState {
-                commit: last.commit,
-                ..new
-            });
+            let commit = if mutant::on("commit_index_ahead_of_entries") {
+                new.commit
+            } else {
+                last.commit
+            };
+            self.queue.put_hard_state(HardState { commit, ..new });
         }
         if let Some(marker) = marker {
             self.append_marker(marker);
@@ -640,7 +653,8 @@ impl Wal {
             .expect("an open log has an active segment")
             .first_sequence;
         for (segment, next) in self.segments.iter().zip(self.segments.iter().skip(1)) {
-            if segment.last_index > self.released_index || next.first_sequence > self.chain.durable_through {
+            let durable = next.first_sequence <= self.chain.durable_through || mutant::on("log_starts_unsynced");
+            if segment.last_index > self.released_index || !durable {
                 break;
             }
             start = next.first_sequence;
@@ -653,6 +667,11 @@ impl Wal {
         if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.token == token) {
             result?;
             batch.ended = true;
+            if mutant::on("later_batch_counts_for_earlier") {
+                self.in_flight
+                    .iter_mut()
+                    .for_each(|batch| batch.ended |= batch.token < token);
+            }
             return Ok(());
         }
         if let Some(at) = self.chores.iter().position(|chore| *chore == token) {
@@ -679,6 +698,11 @@ impl Wal {
             durable_start = batch.log_start;
             self.queue.recycle(batch.data);
         }
+        let durable_start = if mutant::on("segment_recycled_early") {
+            self.log_start()
+        } else {
+            durable_start
+        };
         while self.segments.len() > 1 && self.segments[1].first_sequence <= durable_start {
             let segment = self.segments.pop_front().expect("there are two");
             if self.spares.len() < SPARES_MAX {

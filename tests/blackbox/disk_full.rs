@@ -6,14 +6,7 @@ use crate::support::{
     pb::etcdserverpb::{AlarmType, DefragmentRequest, alarm_request::AlarmAction},
     *,
 };
-use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
-use tempfile::TempDir;
+use std::time::Duration;
 use tonic::Code;
 
 const DISK: u64 = 512 << 20;
@@ -23,88 +16,6 @@ const LEFT: u64 = 48 << 20;
 const TINY_DISK: u64 = 40 << 20;
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 const NO_QUOTA: &str = "--quota-backend-bytes=8000000000";
-
-/// A file system of its own, unmounted when dropped.
-struct SmallDisk {
-    mount: PathBuf,
-    _dir: TempDir,
-}
-
-impl SmallDisk {
-    /// An ext4 file system in a file.
-    fn ext4(bytes: u64) -> Option<SmallDisk> {
-        let dir = TempDir::new().ok()?;
-        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
-        File::create(&image).and_then(|file| file.set_len(bytes)).ok()?;
-        std::fs::create_dir(&mount).ok()?;
-        let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        let mounted = made && succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
-        mounted.then_some(SmallDisk { mount, _dir: dir })
-    }
-
-    fn tmpfs(bytes: u64) -> Option<SmallDisk> {
-        let dir = TempDir::new().ok()?;
-        let mount = dir.path().join("mount");
-        std::fs::create_dir(&mount).ok()?;
-        let size = format!("size={bytes}");
-        let mounted = succeeds(
-            Command::new("mount")
-                .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-                .arg(&mount),
-        );
-        mounted.then_some(SmallDisk { mount, _dir: dir })
-    }
-
-    fn balloon(&self) -> PathBuf {
-        self.mount.join("balloon")
-    }
-
-    /// Takes all space but [`LEFT`].
-    fn inflate(&self) {
-        let size = free_bytes(&self.mount).saturating_sub(LEFT).to_string();
-        assert!(
-            succeeds(Command::new("fallocate").args(["-l", &size]).arg(self.balloon())),
-            "the balloon inflates"
-        );
-    }
-
-    /// Takes all space there is, to the last block.
-    fn burst(&self) {
-        let mut balloon = File::create(self.balloon()).expect("the balloon can be made");
-        for piece in [1 << 20, 1 << 12, 1] {
-            while balloon.write_all(&vec![1; piece]).is_ok() {}
-        }
-    }
-
-    fn deflate(&self) {
-        std::fs::remove_file(self.balloon()).expect("the balloon can be removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        for _ in 0..50 {
-            if succeeds(Command::new("umount").arg(&self.mount)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        eprintln!("cannot unmount {}", self.mount.display());
-    }
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}
-
-fn free_bytes(mount: &Path) -> u64 {
-    let said = tools::run(Command::new("df").args(["--output=avail", "-B1"]).arg(mount));
-    said.ok()
-        .lines()
-        .nth(1)
-        .and_then(|line| line.trim().parse().ok())
-        .expect("df tells the free bytes")
-}
 
 /// Puts until the disk is full; returns the acknowledged keys with their revisions, and the refusal.
 async fn fill(client: &Client) -> (Vec<(String, i64)>, tonic::Status) {
@@ -123,12 +34,12 @@ async fn fill(client: &Client) -> (Vec<(String, i64)>, tonic::Status) {
 #[tokio::test]
 async fn a_full_disk_stops_writes_and_heals_without_loss() {
     let Some(disk) = SmallDisk::ext4(DISK) else {
-        return skipped("root, loop devices and mkfs.ext4");
+        return skipped(SmallDisk::NEEDS);
     };
-    let mut server = Server::start_on(&disk.mount.join("data"), &[NO_QUOTA]).await;
+    let mut server = Server::start_on(&disk.path().join("data"), &[NO_QUOTA]).await;
     let client = server.client();
     client.put("before", "v").await;
-    disk.inflate();
+    disk.inflate(LEFT);
 
     let (acknowledged, refusal) = fill(&client).await;
     println!(
@@ -171,7 +82,7 @@ async fn a_full_disk_stops_writes_and_heals_without_loss() {
 async fn a_disk_filled_by_puts_is_freed_by_deletes_on_ext4() {
     match SmallDisk::ext4(TINY_DISK) {
         Some(disk) => fill_and_free(&disk).await,
-        None => skipped("root, loop devices and mkfs.ext4"),
+        None => skipped(SmallDisk::NEEDS),
     }
 }
 
@@ -179,12 +90,12 @@ async fn a_disk_filled_by_puts_is_freed_by_deletes_on_ext4() {
 async fn a_disk_filled_by_puts_is_freed_by_deletes_on_tmpfs() {
     match SmallDisk::tmpfs(TINY_DISK) {
         Some(disk) => fill_and_free(&disk).await,
-        None => skipped("root and tmpfs"),
+        None => skipped(SmallDisk::NEEDS),
     }
 }
 
 async fn fill_and_free(disk: &SmallDisk) {
-    let mut server = Server::start_on(&disk.mount.join("data"), &[NO_QUOTA]).await;
+    let mut server = Server::start_on(&disk.path().join("data"), &[NO_QUOTA]).await;
     if server.is_reference() {
         return println!("skipped: etcd ends when its disk is full");
     }
@@ -231,9 +142,9 @@ async fn use_what_is_kept(client: &Client, leases: [i64; 2], keys: usize) {
 #[tokio::test]
 async fn a_disk_filled_to_the_brim_by_others_stops_writes_until_they_make_room() {
     let Some(disk) = SmallDisk::ext4(DISK) else {
-        return skipped("root, loop devices and mkfs.ext4");
+        return skipped(SmallDisk::NEEDS);
     };
-    let mut server = Server::start_on(&disk.mount.join("data"), &[NO_QUOTA]).await;
+    let mut server = Server::start_on(&disk.path().join("data"), &[NO_QUOTA]).await;
     if server.is_reference() {
         return println!("skipped: etcd ends when its disk is full");
     }

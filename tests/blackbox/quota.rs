@@ -29,11 +29,9 @@ async fn a_full_database_refuses_growth_and_nothing_else() {
     let client = server.client();
     let lease = client.grant(1000).await;
     let accepted = fill(&client).await;
-    // About 80 values of 200 kB fit; the size is known only after a commit, so that a fast writer gets further.
-    assert!(
-        (20..500).contains(&accepted),
-        "{accepted} values of 200 kB fit into 16 MiB"
-    );
+    // About 80 values of 200 kB fit. etcd counts its file, and only after a commit, so that a fast writer gets further.
+    let fits = if is_reference() { 20..500 } else { 60..85 };
+    assert!(fits.contains(&accepted), "{accepted} values of 200 kB fit into 16 MiB");
     let member = client.status().await.header.unwrap().member_id;
     let alarms = client.alarm(AlarmAction::Get, 0, AlarmType::None).await.alarms;
     assert_eq!(

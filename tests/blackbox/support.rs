@@ -9,15 +9,17 @@ mod process;
 mod requests;
 mod rng;
 mod server;
+mod small_disk;
 pub mod tools;
 mod watcher;
 
 pub use client::{Client, refused};
-pub use http::{http, post};
+pub use http::{HttpAnswer, get_with_body, http, http_with, post};
 pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};
 pub use server::{Server, binary_under_test, free_port, is_reference, server_version};
+pub use small_disk::SmallDisk;
 pub use watcher::{Watcher, create, create_prefix, create_request};
 
 use std::{fmt::Display, future::Future, time::Duration};

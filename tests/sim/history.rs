@@ -1,126 +1,54 @@
-//! The one history that all members must tell, and the checks against it.
-//!
-//! The first member that publishes a revision writes it down here; every other member, and the same one after a crash,
-//! must repeat it byte for byte. What is once written is committed, so it is never taken back. Answers to clients and
-//! reads are compared with it.
+//! What members publish and store, checked against the one history that all of them must tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use etcore::member::View;
+use etcore::member::{Membership, View};
+use raft::ConfState;
 use storage::mvcc::{Block, Interval, Kv, RangeQuery, Revision, StoreError, StoreView};
 
-/// One change as published.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
-    pub key: Bytes,
-    pub deleted: bool,
-    /// The encoded pair.
-    pub encoded: Bytes,
-}
+use crate::checker::history::History as Told;
+pub(crate) use crate::checker::history::{Change, Check, ensure};
 
-impl Change {
-    /// The decoded pair; a tombstone has a key only.
-    pub fn kv(&self) -> Kv<'_> {
-        Kv::decode(&self.encoded).expect("it was decoded when it was written down")
-    }
-}
-
-/// First line of a value: which request wrote it.
-pub fn writer_of(value: &[u8]) -> Option<u64> {
-    let text = value.split(|byte| *byte == b'.').next()?;
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Result of a check; the text says what is wrong.
-pub type Check = Result<(), String>;
-
-macro_rules! ensure {
-    ($holds:expr, $($text:tt)+) => {
-        if !$holds {
-            return Err(format!($($text)+));
-        }
-    };
-}
-pub(crate) use ensure;
+/// Applied entries whose members are remembered.
+const MEMBERS_MAX: usize = 5000;
 
 /// Everything that is known to have happened.
 #[derive(Default)]
 pub struct History {
-    /// Changes of each revision from 2 on.
-    revisions: Vec<Vec<Change>>,
-    /// Of each key: (revision, the pair; none: deleted).
-    keys: BTreeMap<Bytes, Vec<(i64, Option<Bytes>)>>,
+    told: Told,
     /// Applied index -> (term, revision).
     applied: BTreeMap<u64, (u64, i64)>,
     /// Term -> leader.
     leaders: BTreeMap<u64, u64>,
-    /// Writer -> revision.
-    written: BTreeMap<u64, i64>,
-    /// Requests that were refused for good: they must not show up.
-    refused: BTreeSet<u64>,
+    /// Applied index -> (configuration, members).
+    members: BTreeMap<u64, (Bytes, Arc<Membership>)>,
+    /// Everybody that was ever removed.
+    pub removed: BTreeSet<u64>,
     /// (revision, compacted revision) -> hash.
     hashes: BTreeMap<(i64, i64), u32>,
     compaction_hashes: BTreeMap<i64, u32>,
-    /// Highest revision that any member has compacted.
-    pub compacted: i64,
+}
+
+impl Deref for History {
+    type Target = Told;
+
+    fn deref(&self) -> &Told {
+        &self.told
+    }
+}
+
+impl DerefMut for History {
+    fn deref_mut(&mut self) -> &mut Told {
+        &mut self.told
+    }
 }
 
 impl History {
-    /// The newest revision.
-    pub fn revision(&self) -> i64 {
-        self.revisions.len() as i64 + 1
-    }
-
-    /// The changes of a revision.
-    pub fn changes(&self, revision: i64) -> &[Change] {
-        usize::try_from(revision - 2)
-            .ok()
-            .and_then(|at| self.revisions.get(at))
-            .map_or(&[], Vec::as_slice)
-    }
-
-    /// How many terms had a leader.
-    pub fn elections(&self) -> u64 {
-        self.leaders.len() as u64
-    }
-
-    /// Notes that a request was refused in a way that promises it has no effect.
-    pub fn refuse(&mut self, writer: u64) -> Check {
-        ensure!(
-            !self.written.contains_key(&writer),
-            "request {writer} was refused, but it wrote revision {}",
-            self.written[&writer]
-        );
-        self.refused.insert(writer);
-        Ok(())
-    }
-
-    /// The pair of a key as of a revision.
-    pub fn get(&self, key: &[u8], revision: i64) -> Option<Kv<'_>> {
-        let versions = self.keys.get(key)?;
-        let at = versions.partition_point(|(at, _)| *at <= revision);
-        let (_, encoded) = versions.get(at.checked_sub(1)?)?;
-        Some(Kv::decode(encoded.as_ref()?).expect("it was decoded when it was written down"))
-    }
-
-    /// All pairs of an interval as of a revision, encoded, in key order.
-    pub fn range(&self, from: &[u8], end: &[u8], revision: i64) -> Vec<&Bytes> {
-        let inside = |key: &[u8]| match end {
-            b"" => key == from,
-            b"\0" => key >= from,
-            end => key >= from && key < end,
-        };
-        let keys = self.keys.range(Bytes::copy_from_slice(from)..);
-        let keys = keys.take_while(|(key, _)| inside(key));
-        let last = |versions: &'_ Vec<(i64, Option<Bytes>)>| {
-            let at = versions.partition_point(|(at, _)| *at <= revision);
-            at.checked_sub(1)
-        };
-        keys.filter_map(|(_, versions)| versions[last(versions)?].1.as_ref())
-            .collect()
-    }
-
     /// Takes a block that a member published behind `revision`; the revision after it.
     pub fn publish(&mut self, block: &Block, mut revision: i64) -> Result<i64, String> {
         let mut changes = block.changes().peekable();
@@ -144,15 +72,7 @@ impl History {
                     encoded: Bytes::copy_from_slice(change.encoded),
                 });
             }
-            if main <= self.revision() {
-                let known = self.changes(main);
-                ensure!(
-                    known == all.as_slice(),
-                    "revision {main} differs: {all:?} was {known:?} elsewhere"
-                );
-            } else {
-                self.extend(main, all, &prevs)?;
-            }
+            self.tell(main, all, &prevs)?;
             revision = main;
         }
         ensure!(
@@ -163,45 +83,6 @@ impl History {
         let applied = block.applied();
         self.applied_at(applied.index, applied.term, revision)?;
         Ok(revision)
-    }
-
-    fn extend(&mut self, main: i64, changes: Vec<Change>, prevs: &[Option<i64>]) -> Check {
-        ensure!(main == self.revision() + 1, "revision {main} skips some");
-        for (change, prev) in changes.iter().zip(prevs) {
-            let kv = Kv::decode(&change.encoded).map_err(|error| format!("revision {main}: {error}"))?;
-            ensure!(kv.key == change.key, "revision {main} holds a pair of another key");
-            // A key may be put and deleted within one transaction, so the state just before is the newest of all.
-            let before = self.get(&change.key, main);
-            ensure!(
-                before.map(|kv| kv.mod_revision) == *prev,
-                "revision {main}: key {:?} was last changed at {before:?}, not {prev:?}",
-                change.key
-            );
-            if change.deleted {
-                ensure!(before.is_some(), "revision {main} deletes {:?} twice", change.key);
-            } else {
-                let (version, create) = before.map_or((1, main), |kv| (kv.version + 1, kv.create_revision));
-                ensure!(
-                    kv.mod_revision == main && kv.version == version && kv.create_revision == create,
-                    "revision {main}: {kv:?} should have version {version}, creation {create}"
-                );
-            }
-            if let Some(writer) = writer_of(kv.value) {
-                let earlier = self.written.insert(writer, main);
-                ensure!(
-                    earlier.is_none_or(|earlier| earlier == main),
-                    "request {writer} was applied twice, at {earlier:?} and {main}"
-                );
-                ensure!(
-                    !self.refused.contains(&writer),
-                    "request {writer} was refused, but it wrote revision {main}"
-                );
-            }
-            let encoded = (!change.deleted).then(|| change.encoded.clone());
-            self.keys.entry(change.key.clone()).or_default().push((main, encoded));
-        }
-        self.revisions.push(changes);
-        Ok(())
     }
 
     fn applied_at(&mut self, index: u64, term: u64, revision: i64) -> Check {
@@ -225,12 +106,41 @@ impl History {
                 view.leader
             );
         }
+        self.check_members(view)?;
         self.compacted = self.compacted.max(view.store.compact_revision());
         ensure!(
             view.committed_index >= view.applied_index,
             "entry {} is applied but not committed",
             view.applied_index
         );
+        Ok(())
+    }
+
+    /// Members and configuration are the same wherever the same entries are applied.
+    fn check_members(&mut self, view: &View) -> Check {
+        let applied = view.store.applied();
+        let found = (applied.conf_state.clone(), view.members.clone());
+        self.removed.extend(&view.members.removed);
+        if let Some(known) = self.members.get(&applied.index) {
+            ensure!(
+                known.0 == found.0 && (Arc::ptr_eq(&known.1, &found.1) || known.1 == found.1),
+                "entry {}: the members are {found:?}, but {known:?} elsewhere",
+                applied.index
+            );
+            return Ok(());
+        }
+        let configuration = ConfState::decode(&applied.conf_state).map_err(|error| error.to_string())?;
+        let voters: BTreeSet<u64> = configuration.voters.iter().copied().collect();
+        let listed: BTreeSet<u64> = view.members.voters().map(|voter| voter.id).collect();
+        ensure!(
+            voters == listed || applied.index == 0,
+            "entry {}: {voters:x?} vote, but {listed:x?} are listed as voters",
+            applied.index
+        );
+        self.members.insert(applied.index, found);
+        while self.members.len() > MEMBERS_MAX {
+            self.members.pop_first();
+        }
         Ok(())
     }
 

@@ -73,7 +73,18 @@ pub enum ListenError {
     },
 }
 
-/// A bound and listening socket that no other process can share.
+impl ListenError {
+    fn at(address: SocketAddr, error: io::Error) -> ListenError {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse { address },
+            io::ErrorKind::AddrNotAvailable => ListenError::NotLocal { address },
+            io::ErrorKind::PermissionDenied => ListenError::Denied { address },
+            _ => ListenError::Other { address, error },
+        }
+    }
+}
+
+/// A bound socket that no other process can share.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -102,19 +113,26 @@ impl Listener {
     ///
     /// Errors: [`ListenError`], `InUse` also when the other socket would share the port.
     pub fn bind(address: &str, tag: u32) -> Result<Listener, ListenError> {
+        let listener = Listener::reserve(address, tag)?;
+        listener.listen()?;
+        Ok(listener)
+    }
+
+    /// As [`bind`](Self::bind), but whoever connects is turned away until an [`Acceptor`] takes over.
+    pub fn reserve(address: &str, tag: u32) -> Result<Listener, ListenError> {
         let wanted = resolve(address).map_err(|error| ListenError::Resolve {
             address: address.to_owned(),
             error,
         })?;
-        let explain = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse { address: wanted },
-            io::ErrorKind::AddrNotAvailable => ListenError::NotLocal { address: wanted },
-            io::ErrorKind::PermissionDenied => ListenError::Denied { address: wanted },
-            _ => ListenError::Other { address: wanted, error },
-        };
+        let explain = |error: io::Error| ListenError::at(wanted, error);
         let socket = open(wanted).map_err(explain)?;
         let address = socket.local_addr().map_err(explain)?;
         Ok(Listener { socket, address, tag })
+    }
+
+    fn listen(&self) -> Result<(), ListenError> {
+        let listened = SockRef::from(&self.socket).listen(BACKLOG);
+        listened.map_err(|error| ListenError::at(self.address, error))
     }
 
     /// The address, with the port that was picked.
@@ -139,7 +157,7 @@ impl Acceptor {
     /// Starts accepting. Each socket goes to the shard with the fewest connections; while all shards together have
     /// `connections_max`, further ones wait in the kernel.
     ///
-    /// Errors: when a thread cannot be started.
+    /// Errors: when a thread cannot be started, or an address that was only reserved cannot be listened on.
     pub fn start(listeners: Vec<Listener>, shards: Vec<Intake>, connections_max: usize) -> io::Result<Acceptor> {
         assert!(!shards.is_empty(), "an acceptor needs a shard to hand connections to");
         let mut acceptor = Acceptor {
@@ -147,6 +165,8 @@ impl Acceptor {
             threads: Vec::new(),
         };
         for listener in listeners {
+            // One that listens already only hears its backlog again.
+            listener.listen().map_err(io::Error::other)?;
             let listener = Arc::new(listener);
             let (own, stopping, shards) = (Arc::clone(&listener), Arc::clone(&acceptor.stopping), shards.clone());
             let thread = thread::Builder::new()
@@ -231,6 +251,5 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     // Only lets a restart bind beside closed connections that linger; two listeners still exclude each other.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

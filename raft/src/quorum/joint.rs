@@ -1,5 +1,6 @@
 //! The quorum of two sets of voters at once.
 
+use crate::mutant;
 use crate::quorum::{MajorityConfig, VoteResult};
 
 /// Two sets of voters; decisions need a majority of each. The outgoing one is empty unless the configuration is joint.
@@ -39,6 +40,9 @@ impl JointConfig {
 
     /// The highest index that a majority of each half has reached; `u64::MAX` without voters.
     pub fn committed_index(&self, reached: impl Fn(u64) -> u64) -> u64 {
+        if mutant::on("joint_decided_by_one_half") {
+            return self.incoming.committed_index(&reached);
+        }
         self.incoming
             .committed_index(&reached)
             .min(self.outgoing.committed_index(&reached))

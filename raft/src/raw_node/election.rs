@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::RawNode;
+use crate::mutant;
 use crate::quorum::VoteResult;
 use crate::types::{EntryType, Message, MessageType, Role};
 
@@ -23,7 +24,7 @@ impl RawNode {
 
     /// Campaigns, if this member may lead.
     pub(super) fn start_campaign(&mut self, transfer: bool) {
-        if self.role == Role::Leader || !self.is_promotable() || self.has_unapplied_conf_change() {
+        if self.role == Role::Leader || self.held_back || !self.is_promotable() || self.has_unapplied_conf_change() {
             return;
         }
         if self.config.pre_vote && !transfer {
@@ -68,6 +69,9 @@ impl RawNode {
             (true, false) => {
                 self.election_elapsed = 0;
                 self.vote = message.from;
+                if mutant::on("vote_before_sync") {
+                    return self.send(answer);
+                }
                 self.send_when_durable(answer);
             }
             (false, _) => {
@@ -124,7 +128,10 @@ impl RawNode {
     ///
     /// Source: Raft thesis, section 4.2.3: members that were removed or cut off must not disrupt the others.
     pub(super) fn is_in_lease(&self) -> bool {
-        self.config.check_quorum && self.leader_id != 0 && self.election_elapsed < self.config.election_ticks
+        !mutant::on("votes_disrupt_the_leader")
+            && self.config.check_quorum
+            && self.leader_id != 0
+            && self.election_elapsed < self.config.election_ticks
     }
 
     /// Whether this member may lead: it votes, and its state is whole.
@@ -139,9 +146,8 @@ impl RawNode {
     /// Whether a committed configuration change still waits to take effect. A campaign under the old configuration could
     /// win with a quorum that no longer is one.
     fn has_unapplied_conf_change(&self) -> bool {
-        self.log
-            .range(self.log.applied() + 1, self.log.committed() + 1)
-            .any(|entry| entry.is_conf_change())
+        let mut unapplied = self.log.range(self.log.applied() + 1, self.log.committed() + 1);
+        unapplied.any(|entry| entry.is_conf_change()) && !mutant::on("campaign_with_unapplied_change")
     }
 
     fn campaign_for_pre_vote(&mut self) {
@@ -202,7 +208,11 @@ impl RawNode {
         self.leader_id = self.config.id;
         let last = self.log.last_index();
         // Any of the entries taken over may be a configuration change.
-        self.pending_conf_index = last;
+        self.pending_conf_index = if mutant::on("inherited_change_forgotten") {
+            0
+        } else {
+            last
+        };
         let uncommitted = self.log.range(self.log.committed() + 1, last + 1);
         self.uncommitted_bytes = uncommitted.map(|entry| entry.data.len() as u64).sum();
         if let Some(own) = self.tracker.get_mut(self.config.id) {

@@ -5,6 +5,7 @@
 use super::RawNode;
 use crate::error::StepError;
 use crate::membership::Configuration;
+use crate::mutant;
 use crate::types::{Message, MessageType, Snapshot};
 
 impl RawNode {
@@ -22,6 +23,11 @@ impl RawNode {
         }
         let last_new = message.index + message.entries.len() as u64;
         self.log.merge(message.entries);
+        let last_new = if mutant::on("ack_beyond_match") {
+            self.log.last_index()
+        } else {
+            last_new
+        };
         self.log.commit_to(message.commit.min(last_new));
         self.acknowledge(message.from, last_new);
     }
@@ -72,12 +78,16 @@ impl RawNode {
 
     /// Acknowledges the log up to `index`, once it is durable.
     fn acknowledge(&mut self, to: u64, index: u64) {
-        self.send_when_durable(Message {
+        let answer = Message {
             msg_type: MessageType::MsgAppResp,
             to,
             index,
             ..Default::default()
-        });
+        };
+        if mutant::on("ack_before_sync") {
+            return self.send(answer);
+        }
+        self.send_when_durable(answer);
     }
 
     /// Names the last entry that may agree with the leader's log; that is only a hint, so it need not be durable.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::RawNode;
 use crate::error::{StepError, TransferError};
+use crate::mutant;
 use crate::tracker::ProgressState;
 use crate::types::{Entry, EntryType, Message, MessageType, Role, Snapshot};
 
@@ -16,7 +17,8 @@ impl RawNode {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
-            if self.config.check_quorum && !self.tracker.take_quorum_active(self.config.id) {
+            let without_quorum = self.config.check_quorum && !self.tracker.take_quorum_active(self.config.id);
+            if without_quorum || self.held_back {
                 self.become_follower(self.term, 0);
                 return;
             }
@@ -72,7 +74,11 @@ impl RawNode {
         if self.role != Role::Leader {
             return;
         }
-        let stable = self.log.stable();
+        let stable = if mutant::on("leader_counts_unsynced") {
+            self.log.last_index()
+        } else {
+            self.log.stable()
+        };
         if let Some(own) = self.tracker.get_mut(self.config.id) {
             own.maybe_update(stable);
             self.maybe_commit();
@@ -85,7 +91,8 @@ impl RawNode {
     pub(super) fn maybe_commit(&mut self) {
         let before = self.log.committed();
         let index = self.tracker.committed_index();
-        if index <= before || !self.log.matches(index, self.term) {
+        let of_this_term = self.log.matches(index, self.term) || mutant::on("old_term_committed_by_count");
+        if index <= before || !of_this_term {
             return;
         }
         let first_in_term = !self.log.matches(before, self.term);
@@ -236,6 +243,11 @@ impl RawNode {
         self.for_each_follower(|node, to| {
             let matched = node.tracker.get(to).map_or(0, |progress| progress.matched);
             // A follower must not commit what it may not have.
+            let matched = if mutant::on("heartbeat_commits_unmatched") {
+                u64::MAX
+            } else {
+                matched
+            };
             let commit = matched.min(node.log.committed());
             let msg_type = MessageType::MsgHeartbeat;
             node.send(Message {

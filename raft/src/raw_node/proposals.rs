@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::RawNode;
 use crate::conf_change::{AnyConfChange, ConfChangeV2};
 use crate::error::{ConfChangeError, ProposeError};
+use crate::mutant;
 use crate::types::{Entry, EntryType, Message, MessageType, Role};
 
 impl RawNode {
@@ -87,7 +88,7 @@ impl RawNode {
 
     fn take_change(&mut self, change: &ConfChangeV2, entry_type: EntryType, data: Bytes) -> Result<(), ProposeError> {
         self.check_may_propose()?;
-        if self.pending_conf_index > self.log.applied() {
+        if self.pending_conf_index > self.log.applied() && !mutant::on("two_changes_at_once") {
             return Err(ProposeError::ConfChangePending {
                 index: self.pending_conf_index,
             });

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::RawNode;
 use crate::error::ReadIndexError;
+use crate::mutant;
 use crate::ready::ReadState;
 use crate::types::{Entry, Message, MessageType, Role};
 
@@ -72,7 +73,8 @@ impl Reads {
     }
 
     fn ask(&mut self, request: Request) {
-        if !self.round_due {
+        let joins_the_last = mutant::on("read_joins_an_earlier_round") && !self.asked.is_empty();
+        if !self.round_due && !joins_the_last {
             self.newest_round += 1;
             self.round_due = true;
         }
@@ -142,7 +144,7 @@ impl RawNode {
             context,
             index: 0,
         };
-        if self.log.matches(self.log.committed(), self.term) {
+        if self.log.matches(self.log.committed(), self.term) || mutant::on("read_before_first_commit") {
             self.admit_read(request);
         } else {
             self.reads.early.push(request);
@@ -155,7 +157,7 @@ impl RawNode {
             index: self.log.committed(),
             ..request
         };
-        if self.tracker.config.voters.is_only(self.config.id) {
+        if self.tracker.config.voters.is_only(self.config.id) || mutant::on("read_without_round") {
             self.answer_read(request);
         } else {
             self.reads.ask(request);

@@ -4,6 +4,7 @@ use super::RawNode;
 use super::election::CAMPAIGN_TRANSFER;
 use super::reads::decode_context;
 use crate::error::StepError;
+use crate::mutant;
 use crate::ready::ReadState;
 use crate::types::{Message, MessageType, Role};
 
@@ -85,6 +86,7 @@ impl RawNode {
         }
         match message.msg_type {
             // A pre-vote is about a term that nobody has entered: neither question nor consent raises ours.
+            MsgPreVote if mutant::on("pre_vote_raises_the_term") => self.become_follower(message.term, 0),
             MsgPreVote => {}
             MsgPreVoteResp if !message.reject => {}
             MsgApp | MsgHeartbeat | MsgSnap => self.become_follower(message.term, message.from),

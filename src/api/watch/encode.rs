@@ -7,6 +7,8 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
 
+use raft::mutant;
+
 use super::{Event, HeaderInfo, Past};
 
 /// `WatchResponse.events`.
@@ -213,7 +215,7 @@ impl ResponseBuilder {
             let stop = self.events[next - 1].0;
             let mut out = BytesMut::with_capacity(head.len() + stop - start + 2);
             out.put_slice(head);
-            if next < end {
+            if next < end && !mutant::on("fragment_not_marked") {
                 encode_key(FRAGMENT_FIELD, WireType::Varint, &mut out);
                 encode_varint(1, &mut out);
             }

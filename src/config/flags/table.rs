@@ -1,17 +1,15 @@
 //! The rows of the flag table: first what the server obeys, in the order of `--help`, then what it accepts or refuses.
 
 use super::Group::{Clustering, Etcore, Hidden, Logging, Member, Monitoring};
-use super::Kind::{Any, Bool, Choice, Duration, Gates, Int, Text, Uint, Uint32, Urls};
+use super::Kind::{Any, Bool, Choice, Duration, Gates, Int, Microseconds, Text, Uint, Uint32, Urls};
 use super::Status::{Alias, Effective, Gate, Legacy, Moot, Only};
 use super::{Flag, Group, Kind, Status};
 
 const NO_TLS: &str = "TLS is not there yet; use http URLs on a trusted network";
 const NO_AUTH: &str = "users and tokens are not there yet";
-const NO_DISCOVERY: &str = "discovery is not there yet; name the members with --initial-cluster";
+const NO_DISCOVERY_V2: &str = "V2 discovery is deprecated; use --discovery-token and --discovery-endpoints";
 const NO_PEER_TIMEOUT: &str = "links between members have fixed time-outs";
-const NO_FORCE_NEW: &str = "a cluster that lost its majority cannot be made anew from one member yet; restore a backup";
 const NO_DOWNGRADE: &str = "downgrades are not there yet";
-const NO_CORRUPT_CHECK: &str = "members do not compare their data with each other yet; every page has a checksum";
 const NO_TRACING: &str = "distributed tracing is not there yet";
 const REMOVED: &str = "etcd 3.6 removed it, with the v2 API";
 
@@ -42,13 +40,24 @@ pub const FLAGS: &[Flag] = &[
     flag("watch-progress-notify-interval", Duration, "0s", Member, Effective, "Time between two progress notices to an idle watcher; 0 is 10m, at least 100ms."),
     flag("compaction-batch-limit", Int, "0", Member, Effective, "Revisions per slice of a compaction; 0 is 1000."),
     flag("compaction-sleep-interval", Duration, "0s", Member, Effective, "Pause between two slices of a compaction; 0 is 10ms."),
+    flag("corrupt-check-time", Duration, "0s", Member, Effective, "Time between two comparisons of the members' data by the leader; 0 is never."),
+    flag("compact-hash-check-time", Duration, "1m0s", Member, Effective, "Time between two comparisons of the hashes taken at compactions, with CompactHashCheck."),
     flag("feature-gates", Gates, "", Member, Effective, "Name=bool list of feature gates; see the list below."),
     flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Clustering, Effective, "This member's peer URLs, as told to the cluster."),
     flag("initial-cluster", Text, "default=http://localhost:2380", Clustering, Effective, "Members at the cluster's birth, name=peerURL,... ."),
     flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' for a new cluster; 'existing' to join one that is there."),
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Token that tells this cluster from others at its birth."),
+    flag("discovery-srv", Text, "", Clustering, Effective, "Domain whose SRV records name the members."),
+    flag("discovery-srv-name", Text, "", Clustering, Effective, "Suffix of the service's name in those records."),
+    flag("discovery-token", Text, "", Clustering, Effective, "Token of this cluster at the v3 discovery service."),
+    flag("discovery-endpoints", Text, "", Clustering, Effective, "Client URLs of the v3 discovery service, comma-separated."),
+    flag("discovery-dial-timeout", Duration, "2s", Clustering, Effective, "Longest time to connect to the discovery service."),
+    flag("discovery-request-timeout", Duration, "5s", Clustering, Effective, "Longest time of a request to it."),
+    flag("discovery-keepalive-time", Duration, "2s", Clustering, Effective, "Time between two pings to it."),
+    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, Effective, "Time to wait for the answer to a ping."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "This member's client URLs, as told to clients."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse member changes that would lose the quorum."),
+    flag("force-new-cluster", Bool, "false", Clustering, Effective, "Go on as a cluster of one, removing all other members; after a lost majority, once."),
     flag("pre-vote", Bool, "true", Clustering, Effective, "Run a pre-vote round before an election."),
     flag("max-learners", Int, "1", Clustering, Effective, "Most learners the cluster may have."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Effective, "What auto-compaction-retention counts: periodic or revision."),
@@ -61,7 +70,8 @@ pub const FLAGS: &[Flag] = &[
     flag("log-format", Text, "json", Logging, Effective, "json or console."),
     flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota, at most 8."),
     flag("wal-segment-bytes", Uint, "0", Etcore, Effective, "Size of a segment of the write-ahead log; 0 is 64 MiB, less on a small disk."),
-    flag("spin", Uint32, "0", Etcore, Effective, "Microseconds an executor spins before it parks; trades CPU for latency."),
+    flag("resolv-conf", Text, "/etc/resolv.conf", Etcore, Effective, "File that names the DNS servers --discovery-srv asks; [ADDRESS]:PORT is understood."),
+    flag("spin", Microseconds, "0", Etcore, Effective, "How long an executor spins before it parks, in microseconds (50) or as a duration (50us): trades CPU for latency."),
     flag("version", Bool, "false", Hidden, Effective, "Print the version and exit."),
     flag("experimental-bootstrap-defrag-threshold-megabytes", Uint, "0", Hidden, Alias("bootstrap-defrag-threshold-megabytes"), ""),
     flag("experimental-compact-hash-check-time", Duration, "1m0s", Hidden, Alias("compact-hash-check-time"), ""),
@@ -107,30 +117,19 @@ pub const FLAGS: &[Flag] = &[
     flag("auth-token", Text, "simple", Hidden, Only("simple", NO_AUTH), ""),
     flag("auth-token-ttl", Uint, "300", Hidden, Only("300", NO_AUTH), ""),
     flag("bcrypt-cost", Uint, "10", Hidden, Only("10", NO_AUTH), ""),
-    flag("discovery", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-proxy", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-srv", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-srv-name", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-cacert", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-cert", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-endpoints", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-key", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-password", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-token", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-user", Text, "", Hidden, Only("", NO_DISCOVERY), ""),
-    flag("discovery-dial-timeout", Duration, "2s", Hidden, Only("2s", NO_DISCOVERY), ""),
-    flag("discovery-keepalive-time", Duration, "2s", Hidden, Only("2s", NO_DISCOVERY), ""),
-    flag("discovery-keepalive-timeout", Duration, "6s", Hidden, Only("6s", NO_DISCOVERY), ""),
-    flag("discovery-request-timeout", Duration, "5s", Hidden, Only("5s", NO_DISCOVERY), ""),
-    flag("discovery-insecure-skip-tls-verify", Bool, "false", Hidden, Only("false", NO_DISCOVERY), ""),
-    flag("discovery-insecure-transport", Bool, "true", Hidden, Only("true", NO_DISCOVERY), ""),
-    flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", NO_DISCOVERY), ""),
+    flag("discovery", Text, "", Hidden, Only("", NO_DISCOVERY_V2), ""),
+    flag("discovery-proxy", Text, "", Hidden, Only("", NO_DISCOVERY_V2), ""),
+    flag("discovery-cacert", Text, "", Hidden, Only("", NO_TLS), ""),
+    flag("discovery-cert", Text, "", Hidden, Only("", NO_TLS), ""),
+    flag("discovery-key", Text, "", Hidden, Only("", NO_TLS), ""),
+    flag("discovery-password", Text, "", Hidden, Only("", NO_AUTH), ""),
+    flag("discovery-user", Text, "", Hidden, Only("", NO_AUTH), ""),
+    flag("discovery-insecure-skip-tls-verify", Bool, "false", Hidden, Only("false", NO_TLS), ""),
+    flag("discovery-insecure-transport", Bool, "true", Hidden, Only("true", NO_TLS), ""),
+    flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", "v2 http proxy has already been deprecated in 3.6"), ""),
     flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
     flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
-    flag("force-new-cluster", Bool, "false", Hidden, Only("false", NO_FORCE_NEW), ""),
     flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_DOWNGRADE), ""),
-    flag("corrupt-check-time", Duration, "0s", Hidden, Only("0s", NO_CORRUPT_CHECK), ""),
-    flag("compact-hash-check-time", Duration, "1m0s", Hidden, Only("1m0s", NO_CORRUPT_CHECK), ""),
     flag("experimental-compact-hash-check-enabled", Bool, "false", Hidden, Gate("CompactHashCheck"), ""),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Hidden, Gate("LeaseCheckpoint"), ""),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Hidden, Gate("LeaseCheckpointPersist"), ""),

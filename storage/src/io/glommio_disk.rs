@@ -200,6 +200,8 @@ impl RingFile {
     async fn write(&self, root: &Path, direct: bool, offset: u64, data: WriteBuf) -> Result<Output, DiskError> {
         let len = data.len();
         self.options.check_alignment(offset, len);
+        #[cfg(feature = "failpoints")]
+        self.reach("walBeforeSync", offset).await?;
         let written = match self.handle(root, direct).await? {
             Handle::Direct(file) => {
                 let mut buffer = file.alloc_dma_buffer(len);
@@ -208,10 +210,33 @@ impl RingFile {
             }
             Handle::Buffered(file) => file.write_at(data.to_vec(), offset).await,
         };
+        #[cfg(feature = "failpoints")]
+        self.reach("walAfterSync", offset).await?;
         match written.map_err(|error| self.error("write", Some(offset), error))? {
             whole if whole == len => Ok(Output::Done),
             short => {
                 let error = io::Error::other(format!("only {short} of {len} bytes were written"));
+                Err(DiskError::from_io("write", &self.path.borrow(), Some(offset), &error))
+            }
+        }
+    }
+
+    /// Reaches a point of the log, whose files alone are durable with every write. A delay is the disk's, not the core's;
+    /// a return is an error of the disk.
+    #[cfg(feature = "failpoints")]
+    async fn reach(&self, name: &'static str, offset: u64) -> Result<(), DiskError> {
+        use crate::failpoint::{Reaction, reach};
+        if !self.options.direct_dsync {
+            return Ok(());
+        }
+        match reach(name) {
+            Reaction::GoOn => Ok(()),
+            Reaction::Delay(time) => {
+                glommio::timer::sleep(time).await;
+                Ok(())
+            }
+            Reaction::Return => {
+                let error = io::Error::from_raw_os_error(libc::EIO);
                 Err(DiskError::from_io("write", &self.path.borrow(), Some(offset), &error))
             }
         }

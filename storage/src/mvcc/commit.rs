@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft::mutant;
 
 use super::{AppliedState, Base, Block, Key, RowKey, Store};
 use crate::buckets::Bucket;
@@ -60,6 +61,32 @@ impl CommitBatch {
         }
     }
 
+    /// Reaches the points that lie before the commit of what the batch holds.
+    #[cfg(feature = "failpoints")]
+    pub fn reach_points_before(&self) {
+        if self.removes_revisions() {
+            crate::failpoint!("compactBeforeCommitBatch");
+        }
+    }
+
+    /// Reaches the points that lie behind it.
+    #[cfg(feature = "failpoints")]
+    pub fn reach_points_after(&self) {
+        if self.removes_revisions() {
+            crate::failpoint!("compactAfterCommitBatch");
+        }
+        let mark = |op: &super::block::BucketOp| op.key.as_slice() == crate::buckets::meta::SCHEDULED_COMPACT;
+        if self.blocks.iter().flat_map(|block| &block.ops).any(mark) {
+            crate::failpoint!("compactAfterCommitScheduledCompact");
+        }
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn removes_revisions(&self) -> bool {
+        let mut ops = self.blocks.iter().flat_map(|block| &block.ops);
+        ops.any(|op| op.bucket == Bucket::Key && op.value.is_none())
+    }
+
     fn last(&self) -> &Block {
         self.blocks.last().expect("a batch has a block")
     }
@@ -111,7 +138,7 @@ impl Store {
         for block in self
             .buffer
             .iter()
-            .take_while(|block| block.applied.index <= applied_max)
+            .take_while(|block| block.applied.index <= applied_max || mutant::on("tree_ahead_of_the_log"))
         {
             if !batch.blocks.is_empty() && batch.bytes + block.bytes > max_bytes {
                 break;

@@ -194,7 +194,9 @@ impl Store {
             return CompactProgress::Working;
         }
         let mark = RowKey::new(Revision::new(running.revision, 0), false);
+        crate::failpoint!("compactBeforeSetFinishedCompact");
         self.bucket_put(Bucket::Meta, meta::FINISHED_COMPACT, mark.as_slice());
+        crate::failpoint!("compactAfterSetFinishedCompact");
         CompactProgress::Done(running.revision)
     }
 }

@@ -4,6 +4,8 @@
 //! revision is its last change at or below it, and that is "missing" when it is a tombstone. What a put has to know of
 //! the newest generation (creation, version, lease) stands beside the newest revision.
 
+use raft::mutant;
+
 use super::{
     chain::{Chain, Rev},
     key::Key,
@@ -133,7 +135,8 @@ impl Entry {
         let Some(last) = last else {
             return (Revision::default(), true);
         };
-        if last.is_tombstone() && last.main < main {
+        let spared = main + i64::from(mutant::on("tombstone_at_the_compaction_dropped"));
+        if last.is_tombstone() && last.main < spared && !mutant::on("tombstones_never_compacted") {
             let Revision { main, sub } = last.revision();
             return (Revision::new(main, sub + 1), !head_is_last);
         }
@@ -147,7 +150,11 @@ impl Entry {
                 kept = at;
             }
         }
-        (kept.revision(), true)
+        let Revision { main, sub } = kept.revision();
+        (
+            Revision::new(main, sub + u32::from(mutant::on("compaction_drops_the_kept"))),
+            true,
+        )
     }
 
     fn needs_compaction(&self, main: i64) -> bool {

@@ -1,5 +1,7 @@
 //! Write transactions.
 
+use raft::mutant;
+
 use super::{
     Interval, Key, KeyInfo, Kv, Revision, Store, StoreError,
     block::RawChange,
@@ -138,7 +140,7 @@ impl<'s> WriteTxn<'s> {
     }
 
     fn final_revision(&self) -> i64 {
-        if self.changed() {
+        if self.changed() || mutant::on("empty_delete_makes_a_revision") {
             self.next.main
         } else {
             self.next.main - 1

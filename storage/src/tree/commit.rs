@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use raft::mutant;
 
 use super::{
     MetaUser, Progress, Root, TOKEN_SPAN, Tree, TreeError,
@@ -132,7 +133,7 @@ impl Tree {
             Stage::Write => return Ok(self.write_some(disk, budget)),
             Stage::SyncPages => {
                 commit.stage = Stage::WriteMeta;
-                if commit.wrote_pages {
+                if commit.wrote_pages && !mutant::on("meta_before_pages") {
                     self.submit(disk, Job::Transfer, Op::Sync(self.file));
                 }
             }
@@ -142,6 +143,9 @@ impl Tree {
             }
             Stage::SyncMeta => {
                 commit.stage = Stage::Finish;
+                if mutant::on("meta_not_synced") {
+                    return Ok(Progress::Working);
+                }
                 self.submit(disk, Job::Transfer, Op::Sync(self.file));
             }
             Stage::Finish => return Ok(Progress::Done(self.finish())),

@@ -21,6 +21,7 @@
 //! ```
 
 use bytes::Bytes;
+use raft::mutant;
 
 use super::{MetaUser, TreeError};
 
@@ -171,7 +172,8 @@ pub(super) fn newest_meta(start: &[u8], path: &str) -> Result<Meta, TreeError> {
             let Some(meta) = Meta::decode(bytes, path)? else {
                 continue;
             };
-            if newest.as_ref().is_none_or(|other| other.txid < meta.txid) {
+            let newer = |other: &Meta| (other.txid < meta.txid) != mutant::on("older_meta_picked");
+            if newest.as_ref().is_none_or(newer) {
                 newest = Some(meta);
             }
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use raft::mutant;
+
 use super::{
     MetaUser, Root, Tree, TreeError, TreeOptions,
     format::{FIRST_PAGE, Meta, PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN, PageRef, newest_meta, other_meta_problem},
@@ -12,6 +14,16 @@ use super::{
 use crate::io::{Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf};
 
 impl Tree {
+    /// What the newest meta page of a file carries, whatever the state of its other pages. Blocks.
+    ///
+    /// Errors: there is no such file, or no meta page is valid.
+    pub fn user(disk: &mut dyn Disk, path: &str) -> Result<MetaUser, TreeError> {
+        let file = open_file(disk, path)?;
+        let meta = read_meta(disk, file, path);
+        disk.call(Op::Close(file))?;
+        Ok(meta?.user)
+    }
+
     /// Opens the file, creating it when missing, and finds its free pages. Blocks.
     ///
     /// Errors: [`TreeError::Corrupt`] when no meta page is valid or a branch page fails its check;
@@ -29,7 +41,9 @@ impl Tree {
         let meta = read_meta(disk, file, &options.path)?;
         // What is read may so far stand in the page cache only. It must be durable before a page that the other meta
         // reaches is written to.
-        disk.call(Op::Sync(file))?;
+        if !mutant::on("opened_tree_not_synced") {
+            disk.call(Op::Sync(file))?;
+        }
         let shared = Arc::new(Shared {
             map: disk.map(file, options.reserve_address_bytes)?,
             verified: Verified::new(options.reserve_address_bytes / meta.page_size as u64),

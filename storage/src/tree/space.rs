@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use raft::mutant;
+
 use super::{Root, freelist::Freelist, page::Shared};
 
 /// Pages of the file, as the newest durable root and the open commit leave them.
@@ -71,7 +73,12 @@ impl Space {
         self.held.retain(|held| held.root.strong_count() > 0);
         // A reader's last look at a page happened before it dropped the root; so it does before we reuse the page.
         fence(Ordering::Acquire);
-        let oldest = self.held.iter().map(|held| held.txid).min().unwrap_or(newest_txid);
+        let held = self
+            .held
+            .iter()
+            .map(|held| held.txid)
+            .filter(|_| !mutant::on("held_page_reused"));
+        let oldest = held.min().unwrap_or(newest_txid);
         while self.pending.front().is_some_and(|&(txid, _)| txid <= oldest) {
             let (_, runs) = self.pending.pop_front().expect("just seen");
             for (page, pages) in runs {
@@ -92,7 +99,9 @@ impl Space {
             self.end_page += u64::from(pages);
             page
         });
-        self.shared.verified.clear(page);
+        if !mutant::on("reused_page_not_checked") {
+            self.shared.verified.clear(page);
+        }
         self.taken.push((page, pages));
         page
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use raft::{Entry, HardState, SnapshotMetadata};
+use raft::{Entry, HardState, SnapshotMetadata, mutant};
 
 use super::{
     AppendToken, Appended, BLOCK, Chain, Identity, Recovered, SPARES_MAX, Segment, Settle, TornTail, Wal, WalError,
@@ -390,7 +390,7 @@ fn recover(
     let chain = scan.chain();
     let missing = scan.log_start + chain.len() as u64;
     let last = match chain.last() {
-        Some(last) if missing > scan.durable_through => *last,
+        Some(last) if missing > scan.durable_through || mutant::on("corruption_truncated") => *last,
         _ => {
             return Err(corrupt(
                 disk,
@@ -416,7 +416,7 @@ fn recover(
     let mut contents = Contents::default();
     replay(disk, &mut wal, &slots, &chain, &mut contents)?;
     // What was read may still be on its way to the disk, if the process died and the machine did not.
-    for segment in &wal.segments {
+    for segment in wal.segments.iter().filter(|_| !mutant::on("recovered_log_not_synced")) {
         disk.call(Op::Sync(segment.slot.file))?;
     }
     disk.call(Op::SyncDir(wal.dir.clone()))?;
@@ -615,7 +615,7 @@ fn cut_tail(disk: &mut dyn Disk, wal: &mut Wal, scan: &Scan, last: &Candidate) -
         sequence,
         batches_cut,
     };
-    if batches_cut > 0 {
+    if batches_cut > 0 && !mutant::on("cut_tail_revives") {
         wal.chain.epoch = scan.epoch_max + 1;
         let slot = match wal.offset + BLOCK <= wal.segment_size_bytes {
             true => None,

@@ -20,18 +20,29 @@ pub struct HttpAnswer {
 
 /// Sends one request to `endpoint` (`host:port`) and reads the whole answer.
 pub fn http(endpoint: &str, method: &str, path: &str) -> HttpAnswer {
-    exchange(endpoint, method, path, "")
+    exchange(endpoint, method, path, "", "")
+}
+
+/// GETs with a body and further header lines, each ended by CR LF, and reads the whole answer.
+pub fn get_with_body(endpoint: &str, path: &str, headers: &str, body: &str) -> HttpAnswer {
+    exchange(endpoint, "GET", path, headers, body)
 }
 
 /// Posts a body to the JSON gateway and reads the whole answer.
 pub fn post(endpoint: &str, path: &str, body: &str) -> HttpAnswer {
-    exchange(endpoint, "POST", path, body)
+    exchange(endpoint, "POST", path, "", body)
 }
 
-fn exchange(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
+/// Sends one request with a body and reads the whole answer.
+#[allow(dead_code)] // tests/failpoints.rs needs it
+pub fn http_with(endpoint: &str, method: &str, path: &str, body: &str) -> HttpAnswer {
+    exchange(endpoint, method, path, "", body)
+}
+
+fn exchange(endpoint: &str, method: &str, path: &str, headers: &str, body: &str) -> HttpAnswer {
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
     );
     let mut stream = TcpStream::connect(endpoint).expect("the server accepts connections");
     stream

@@ -32,6 +32,20 @@ impl Server {
         Server::start_binary(&binary_under_test(), flags).await
     }
 
+    /// As [`Server::start`], with variables in its environment.
+    #[allow(dead_code)] // tests/failpoints.rs needs it
+    pub async fn start_in(environment: &[(&str, String)], flags: &[&str]) -> Server {
+        let dir = TempDir::with_prefix("etcore-blackbox-").expect("a temporary directory can be made");
+        let data_dir = dir.path().join("data");
+        let mut server = Server::new(&binary_under_test(), flags, data_dir, Some(dir));
+        server.environment = environment
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.clone()))
+            .collect();
+        server.run_on_new_ports();
+        server
+    }
+
     /// Starts a given binary, as [`Server::start`] does.
     pub async fn start_binary(binary: &Path, flags: &[&str]) -> Server {
         let dir = TempDir::with_prefix("etcore-blackbox-").expect("a temporary directory can be made");
@@ -45,7 +59,13 @@ impl Server {
     }
 
     async fn launch(binary: &Path, flags: &[&str], data_dir: PathBuf, dir: Option<TempDir>) -> Server {
-        let mut server = Server {
+        let mut server = Server::new(binary, flags, data_dir, dir);
+        server.run_on_new_ports();
+        server
+    }
+
+    fn new(binary: &Path, flags: &[&str], data_dir: PathBuf, dir: Option<TempDir>) -> Server {
+        Server {
             binary: binary.to_path_buf(),
             extra_flags: flags.iter().map(|flag| flag.to_string()).collect(),
             environment: Vec::new(),
@@ -54,9 +74,7 @@ impl Server {
             peer_port: 0,
             process: None,
             _dir: dir,
-        };
-        server.run_on_new_ports();
-        server
+        }
     }
 
     /// Another program may take a free port between our look and the server's bind: then try others.

@@ -36,16 +36,22 @@ impl Watcher {
 
     /// Opens a stream with `requests` already sent (a server says nothing, not even headers, before it has an answer).
     pub async fn open_with(client: &Client, requests: Vec<WatchRequest>) -> Watcher {
+        let opened = within("opening a watch stream", Watcher::try_open_with(client, requests)).await;
+        opened.expect("the stream opens")
+    }
+
+    /// Opens a stream as [`Watcher::open_with`] does, if the server lets us.
+    pub async fn try_open_with(client: &Client, requests: Vec<WatchRequest>) -> Result<Watcher, Status> {
         let (sender, receiver) = mpsc::channel(1024);
         for request in requests {
             sender.try_send(request).expect("the channel has room");
         }
         let mut watch = client.watch.clone();
-        let answer = within("opening a watch stream", watch.watch(ReceiverStream::new(receiver))).await;
-        Watcher {
+        let answer = watch.watch(ReceiverStream::new(receiver)).await?;
+        Ok(Watcher {
             requests: sender,
-            responses: answer.expect("the stream opens").into_inner(),
-        }
+            responses: answer.into_inner(),
+        })
     }
 
     /// Asks for one more watcher.
@@ -61,7 +67,13 @@ impl Watcher {
 
     /// Asks for the progress of the whole stream.
     pub async fn ask_progress(&self) {
-        self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+        assert!(self.try_ask_progress(), "the stream is open");
+    }
+
+    /// Asks for the progress of the whole stream; false when the stream is over or takes nothing.
+    pub fn try_ask_progress(&self) -> bool {
+        let union = Some(RequestUnion::ProgressRequest(WatchProgressRequest {}));
+        self.requests.try_send(WatchRequest { request_union: union }).is_ok()
     }
 
     /// Sends a request without a body.

@@ -16,7 +16,7 @@ use std::time::Duration;
 const READS_MAX: usize = 4;
 
 /// Units: bytes. Written of one connection in one turn, that others get theirs.
-const FLUSH_BYTES_MAX: usize = 1 << 20;
+const FLUSH_BYTES_MAX: usize = 256 << 10;
 
 /// How long a connection that broke the protocol may take to read our last words.
 const END_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,132 @@
+//! The leader's leases: ending them, noting what is left of them, renewing them.
+//!
+//! What is left of a long lease is checkpointed, so that a new leader need not give it its whole TTL again. A renewal
+//! waits until the checkpoint is cleared by an applied entry, since a new leader would go by it: a lease may end late,
+//! never early. A renewal of a lease that has ended waits until its keys are gone.
+//!
+//! Source: etcd `lessor.Renew`, `findDueScheduledCheckpoints`; issue 15247 (revocations of a former leader).
+
+use net::pb::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest};
+use net::peer::CallMethod;
+
+use super::{Asker, Member, Outcome, Refusal, WAITING_MAX, lessor::Renewal};
+
+/// Leases revoked or checkpointed by one entry. Units: leases. Source: etcd `maxLeaseCheckpointBatchSize`.
+const BATCH_MAX: usize = 1000;
+/// A clearance that was not applied is proposed again after this long. Units: nanoseconds.
+const CLEAR_RETRY_NS: u64 = 3_000_000_000;
+
+/// A renewal that cannot be answered yet.
+#[derive(Debug)]
+struct Waiting {
+    asker: Asker,
+    lease: i64,
+    deadline_ns: u64,
+    /// When its checkpoint is to be cleared, again.
+    clear_ns: u64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    waiting: Vec<Waiting>,
+    /// Leases whose checkpoint is to be cleared by one entry at the end of the turn.
+    clear: Vec<i64>,
+}
+
+impl Member {
+    /// Renews a lease after a leadership round.
+    pub(super) fn renew(&mut self, asker: Asker, lease: i64) {
+        if self.renewals.waiting.len() >= WAITING_MAX {
+            return self.settle(asker, Err(Refusal::TooManyRequests));
+        }
+        self.try_renewal(Waiting {
+            asker,
+            lease,
+            deadline_ns: self.now_ns + self.options.request_timeout_ns,
+            clear_ns: 0,
+        });
+    }
+
+    /// Looks again at the renewals that wait.
+    pub(super) fn pump_renewals(&mut self) {
+        for waiting in std::mem::take(&mut self.renewals.waiting) {
+            self.try_renewal(waiting);
+        }
+        let clear = std::mem::take(&mut self.renewals.clear);
+        for batch in clear.chunks(BATCH_MAX) {
+            self.propose_checkpoints(batch.iter().map(|lease| (*lease, 0)).collect());
+        }
+    }
+
+    fn try_renewal(&mut self, mut waiting: Waiting) {
+        if !self.lessor.is_primary() {
+            return match waiting.asker {
+                Asker::Shard(shard, id) => {
+                    self.ask_leader(shard, id, CallMethod::LeaseRenew, waiting.lease as u64, false)
+                }
+                asker => self.settle(asker, Err(Refusal::NotPrimary)),
+            };
+        }
+        let ttl = match self.lessor.renew(waiting.lease, self.now_ns) {
+            Renewal::Renewed(ttl) => {
+                self.metrics.leases_renewed.add(1);
+                ttl
+            }
+            Renewal::Gone => 0,
+            Renewal::Ending | Renewal::Checkpointed if waiting.deadline_ns <= self.now_ns => {
+                return self.settle(waiting.asker, Err(Refusal::Timeout));
+            }
+            Renewal::Ending => return self.renewals.waiting.push(waiting),
+            Renewal::Checkpointed => {
+                if waiting.clear_ns <= self.now_ns {
+                    waiting.clear_ns = self.now_ns + CLEAR_RETRY_NS;
+                    self.renewals.clear.push(waiting.lease);
+                }
+                return self.renewals.waiting.push(waiting);
+            }
+        };
+        let revision = self.store.revision();
+        self.settle(waiting.asker, Ok(Outcome::LeaseRenew { ttl, revision }));
+    }
+
+    /// Proposes the end of leases whose time is over, and checkpoints of long ones, as the leader.
+    pub(super) fn end_leases(&mut self) {
+        let expired = self.lessor.expired(self.now_ns, BATCH_MAX);
+        if !expired.is_empty() {
+            self.metrics.leases_expired.add(expired.len() as u64);
+            let batch = LeaseRevokeBatchRequest {
+                term: self.raft.term(),
+                ids: expired,
+            };
+            self.propose_own(InternalRaftRequest {
+                lease_revoke_batch: Some(batch),
+                ..Default::default()
+            });
+        }
+        if self.now_ns >= self.next_checkpoint_ns {
+            self.next_checkpoint_ns = self.now_ns + self.options.lease_checkpoint_interval_ns;
+            self.checkpoint_from = Some(i64::MIN);
+        }
+        // One batch a turn, until all leases were looked at.
+        if let Some(from) = self.checkpoint_from {
+            // What ends before the next sweep is not worth an entry.
+            let left_above = (self.options.lease_checkpoint_interval_ns / 1_000_000_000) as i64;
+            let (left, next) = self.lessor.checkpoints(self.now_ns, left_above, from, BATCH_MAX);
+            self.checkpoint_from = next;
+            if !left.is_empty() {
+                self.propose_checkpoints(left);
+            }
+        }
+    }
+
+    fn propose_checkpoints(&mut self, left: Vec<(i64, i64)>) {
+        let one = |(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl };
+        let checkpoints = left.into_iter().map(one).collect();
+        let request = LeaseCheckpointRequest { checkpoints };
+        self.propose_own(InternalRaftRequest {
+            lease_checkpoint: Some(request),
+            ..Default::default()
+        });
+    }
+}
