@@ -288,7 +288,16 @@ impl Engine {
         Ok(Engine::assemble(member, wal, tree, founding, refill))
     }
 
-    fn assemble(member: Member, wal: Wal, tree: Tree, founding: Option<AppendToken>, refill: Option<Refill>) -> Engine {
+    fn assemble(
+        member: Member,
+        wal: Wal,
+        mut tree: Tree,
+        founding: Option<AppendToken>,
+        refill: Option<Refill>,
+    ) -> Engine {
+        // Room for a whole commit behind the one that finds the disk full, since the alarm is on only then; less on a
+        // small disk, which the size of a segment tells.
+        tree.keep_in_reserve((member.options.commit.bytes_max as u64).min(wal.segment_size_bytes()));
         let committer = Committer::new(tree, member.options.commit);
         let last_wal_bytes = wal.written_bytes();
         let (size, in_use) = committer.sizes();
@@ -446,9 +455,9 @@ pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {
         path: TREE_FILE.to_owned(),
         page_size: options.tree_page_bytes,
         growth_step_bytes: options.tree_growth_bytes,
-        reserve_bytes: options.tree_growth_bytes / 2,
         reserve_address_bytes: options.tree_reserve_bytes,
         token_base: 1 << 62,
+        ..TreeOptions::default()
     }
 }
 

@@ -102,10 +102,11 @@ impl Committer {
     }
 
     /// Goes on with another tree and gives the old one back. Panics while a commit is under way.
-    pub fn replace_tree(&mut self, tree: Tree) -> Tree {
+    pub fn replace_tree(&mut self, mut tree: Tree) -> Tree {
         assert!(self.is_idle(), "a tree is replaced between commits");
         self.shrinking = false;
         self.working = false;
+        tree.keep_in_reserve(self.tree.reserve_bytes());
         self.settled_bytes = tree.in_use_bytes();
         std::mem::replace(&mut self.tree, tree)
     }

@@ -243,6 +243,11 @@ impl Generator {
         (self.compacted.max(1), self.newest)
     }
 
+    /// Whether both answer HashKV at that revision alike, however far their compactions are.
+    pub fn is_settled(&self, revision: i64) -> bool {
+        !self.unsettled.contains(&revision)
+    }
+
     /// Follows what an answer says about revisions.
     pub fn learn(&mut self, call: &Call, answer: &Answer) {
         let header = match answer {
@@ -291,8 +296,7 @@ impl Generator {
             96..97 => Call::Leases,
             _ => {
                 let revision = self.revision();
-                let is_settled = !self.unsettled.contains(&revision);
-                Call::HashKv(if is_settled { revision } else { 0 })
+                Call::HashKv(if self.is_settled(revision) { revision } else { 0 })
             }
         }
     }
