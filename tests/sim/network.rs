@@ -1,6 +1,9 @@
 //! The network between members: loss, repetition, delay, cuts in one direction or both, and what a link notices of them.
 
-use etcore::member::{Event, Outputs};
+use etcore::{
+    config::ETCD_VERSION,
+    member::{ENTRY_KINDS, Event, Outputs},
+};
 use net::peer::{Answer, Call};
 use raft::{Message, MessageType};
 
@@ -182,6 +185,13 @@ impl Cluster {
             return self.tell_removed(from, to);
         }
         (link.up, link.life) = (true, life);
+        // What members say when they shake hands.
+        let greeting = Event::Greeted {
+            id,
+            entry_kinds: ENTRY_KINDS,
+            etcd_version: ETCD_VERSION.to_owned(),
+        };
+        self.tell(from, greeting);
         self.tell(from, Event::Link { id, up: true });
     }
 }

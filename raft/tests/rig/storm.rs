@@ -492,6 +492,7 @@ impl Storm {
     fn calm_down(&mut self) {
         self.cut.clear();
         self.options.loss = 0;
+        self.options.partition = 0;
         self.options.duplication = 0;
         self.options.slow_disk = 0;
         self.options.slow_apply = 0;
