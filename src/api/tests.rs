@@ -10,7 +10,9 @@ use bytes::Bytes;
 use net::{
     grpc::{ClientConn, ClientEvent, Code, Limits, ServerConn, StreamId},
     io::{Application, ConnId},
-    pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request},
+    pb::etcdserverpb::{
+        PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request,
+    },
 };
 use prost::Message;
 use storage::mvcc::{AppliedState, Store};

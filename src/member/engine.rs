@@ -498,8 +498,13 @@ impl Engine {
             term,
         });
         let first = self.member.raft.first_index();
-        let is_alone = self.member.raft.conf_state().voters.len() == 1 && self.member.raft.conf_state().learners.is_empty();
-        let bytes_max = if is_alone { ALONE_LOG_BYTES_MAX } else { CATCH_UP_BYTES_MAX };
+        let is_alone =
+            self.member.raft.conf_state().voters.len() == 1 && self.member.raft.conf_state().learners.is_empty();
+        let bytes_max = if is_alone {
+            ALONE_LOG_BYTES_MAX
+        } else {
+            CATCH_UP_BYTES_MAX
+        };
         let to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
         // In steps, so that a release is worth its while.
         if to > first + index.saturating_sub(to) / 4 {
