@@ -6,14 +6,17 @@ mod options;
 use std::{path::Path, sync::Arc};
 
 use etcore::{
-    member::{Engine, Event, INCOMING, MemberOptions, Outputs, Request},
+    member::{Engine, Event, INCOMING, Inbound, MemberOptions, Outbound, Outputs, Request, Step},
     metrics::CoreMetrics,
 };
 use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
 use options::{MS, founders};
 use prost::Message as _;
-use raft::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
-use storage::{io::StdDisk, tree::Root};
+use raft::{Entry, Message, MessageType};
+use storage::{
+    io::{Disk, Op, OpenOptions, Output, SimDisk, StdDisk, WriteBuf},
+    tree::Root,
+};
 use tempfile::TempDir;
 
 const LEADER: u64 = 1;
@@ -29,17 +32,23 @@ fn options(member_id: u64) -> MemberOptions {
     options::options(member_id, first)
 }
 
-/// A member on a directory. Dropping it is a crash.
-struct Member {
+/// A member on a disk. Dropping it is a crash.
+struct Member<D: Disk = StdDisk> {
     engine: Engine,
-    disk: StdDisk,
+    disk: D,
     now_ns: u64,
 }
 
 impl Member {
     fn boot(dir: &Path, id: u64) -> Member {
-        let mut disk = StdDisk::new(dir).expect("the directory can be used");
-        let engine = Engine::boot(&mut disk, options(id), Arc::new(CoreMetrics::default()), 1).expect("it boots");
+        let disk = StdDisk::new(dir).expect("the directory can be used");
+        Member::on(disk, options(id))
+    }
+}
+
+impl<D: Disk> Member<D> {
+    fn on(mut disk: D, options: MemberOptions) -> Self {
+        let engine = Engine::boot(&mut disk, options, Arc::new(CoreMetrics::default()), 1).expect("it boots");
         Member {
             engine,
             disk,
@@ -101,33 +110,40 @@ fn leader(dir: &Path) -> Member {
 }
 
 /// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
-fn receive(root: &Root, dir: &Path) -> Box<Message> {
-    let mut file = vec![0; root.size_bytes() as usize];
-    let metas = root.meta_bytes();
-    file[..metas.len()].copy_from_slice(&metas);
-    for run in root.runs().expect("the tree is whole") {
-        let bytes = root.run_bytes(run);
-        let start = run.0 as usize * root.page_size();
-        file[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-    std::fs::write(dir.join(INCOMING), file).expect("the directory can be written");
-    let user = root.user();
-    let metadata = SnapshotMetadata {
-        conf_state: ConfState::decode(&user.conf_state).expect("a configuration"),
-        index: user.applied_index,
-        term: user.applied_term,
-    };
-    Box::new(Message {
+fn receive(root: Arc<Root>, disk: &mut dyn Disk) -> Box<Message> {
+    let message = Message {
         msg_type: MessageType::MsgSnap,
         from: LEADER,
         to: FOLLOWER,
-        term: user.applied_term,
-        snapshot: Some(Snapshot {
-            metadata,
-            ..Snapshot::default()
-        }),
+        term: root.user().applied_term,
         ..Message::default()
-    })
+    };
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    let path = INCOMING.to_owned();
+    let Ok(Output::File(file)) = disk.call(Op::Open { path, options }) else {
+        panic!("the disk can be written");
+    };
+    let mut outbound = Outbound::plan(root, 8 << 10).expect("the tree is whole");
+    let mut inbound = Inbound::default();
+    while let Some(piece) = outbound.next_piece() {
+        let op = match inbound.take(&piece.into()).expect("pieces in order") {
+            Step::Write { offset, bytes } => Op::Write {
+                file,
+                offset,
+                data: WriteBuf::Bytes(bytes),
+            },
+            Step::End { len } => Op::SetLen(file, len),
+        };
+        disk.call(op).expect("the disk can be written");
+    }
+    for op in [Op::Sync(file), Op::Close(file), Op::SyncDir(String::new())] {
+        disk.call(op).expect("the disk can be written");
+    }
+    Box::new(outbound.describe(message).expect("a configuration"))
 }
 
 fn assert_same(follower: &Engine, leader: &Engine) {
@@ -142,7 +158,7 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     let index = message.snapshot.as_ref().unwrap().metadata.index;
     let (mut done, mut installed, mut answers) = (false, false, Vec::new());
     let mut events = vec![Event::SnapshotReceived(message)];
@@ -173,8 +189,9 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
 fn a_crash_before_the_marker_leaves_the_old_state() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
-    drop(Member::boot(dirs.1.path(), FOLLOWER));
-    let _ = receive(&leader.engine.durable_root(), dirs.1.path());
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let _ = receive(leader.engine.durable_root(), &mut follower.disk);
+    drop(follower);
     let follower = Member::boot(dirs.1.path(), FOLLOWER);
     assert_eq!(follower.engine.view().applied_index, 0);
     assert!(
@@ -188,7 +205,7 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     // This disk performs what is submitted at once, and the engine hears of it one turn later.
     let out = follower.turn(vec![Event::SnapshotReceived(message)]);
     assert!(!out.installed && dirs.1.path().join(INCOMING).exists());
@@ -199,4 +216,43 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     again.settle();
     drop(again);
     assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn a_snapshot_that_finds_the_log_full_is_taken_over_once_there_is_room_again() {
+    let dir = TempDir::new().unwrap();
+    let leader = leader(dir.path());
+    let disk = SimDisk::new();
+    let small = MemberOptions {
+        wal_segment_bytes: Some(16 << 10),
+        ..options(FOLLOWER)
+    };
+    let mut follower = Member::on(disk.clone(), small);
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
+    disk.set_capacity(Some(disk.used()));
+    // Entries that are not committed stay in the log until there is no room for more.
+    for index in 1..=40 {
+        let append = Message {
+            msg_type: MessageType::MsgApp,
+            from: LEADER,
+            to: FOLLOWER,
+            term: message.term,
+            index: index - 1,
+            log_term: if index == 1 { 0 } else { 1 },
+            entries: vec![Entry::normal(1, index, vec![0; 3000])],
+            ..Message::default()
+        };
+        follower.turn(vec![Event::Peer(Box::new(append))]);
+    }
+    let mut installed = follower.turn(vec![Event::SnapshotReceived(message)]).installed;
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(!installed, "its marker has no room");
+    disk.set_capacity(None);
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(installed);
+    assert_same(&follower.engine, &leader.engine);
 }

@@ -8,7 +8,8 @@ mod member;
 use bytes::Bytes;
 use member::{Disk, Member};
 use raft::{
-    ConfChangeType, ConfChangeV2, ConfState, Config, Entry, HardState, Message, MessageType, RawNode, Role, Start,
+    ConfChangeType, ConfChangeV2, ConfState, Config, Entry, EntryType, HardState, Message, MessageType, RawNode, Role,
+    Start,
 };
 
 fn config(id: u64) -> Config {
@@ -163,6 +164,52 @@ fn section_5_2_heartbeats_keep_a_follower_from_campaigning() {
         one.raw.step(message(MessageType::MsgHeartbeat, 2, 1)).unwrap();
     }
     assert_eq!((one.raw.role(), one.raw.leader_id()), (Role::Follower, 2));
+}
+
+#[test]
+fn a_member_that_is_held_back_does_not_campaign_and_steps_down_when_it_leads() {
+    let mut one = member(3, 1, &[]);
+    one.raw.hold_back(true);
+    (0..50).for_each(|_| one.raw.tick());
+    one.raw.step(message(MessageType::MsgTimeoutNow, 2, 1)).unwrap();
+    assert_eq!((one.raw.role(), one.raw.term()), (Role::Follower, 1));
+    one.raw.hold_back(false);
+    lead(&mut one);
+    one.raw.hold_back(true);
+    (0..9).for_each(|_| one.raw.tick());
+    assert_eq!(one.raw.role(), Role::Leader);
+    one.raw.tick();
+    assert_eq!((one.raw.role(), one.raw.leader_id()), (Role::Follower, 0));
+    // The vote of the term it led is not given anew.
+    let term = one.raw.term();
+    one.raw.step(message(MessageType::MsgVote, 2, term)).unwrap();
+    let messages = settle(&mut one);
+    let answers = messages
+        .iter()
+        .filter(|message| message.msg_type == MessageType::MsgVoteResp);
+    assert_eq!(answers.map(|answer| answer.reject).collect::<Vec<_>>(), [true]);
+    one.raw.hold_back(false);
+    (0..20).for_each(|_| one.raw.tick());
+    assert_eq!(one.raw.role(), Role::Candidate);
+}
+
+#[test]
+fn behind_a_state_that_was_put_in_place_the_log_goes_on_and_before_it_nothing_is_applied() {
+    let indexes = |one: &mut Member| -> Vec<u64> {
+        let committed = one.raw.ready().committed;
+        committed.iter().map(|entry| entry.index).collect()
+    };
+    let (three, four) = (ConfState::of_voters(1..=3), ConfState::of_voters(1..=4));
+    let mut one = member(3, 1, &[1, 1, 1]);
+    one.raw.step(append(2, 1, (1, 3), &[], 3)).unwrap();
+    assert_eq!(indexes(&mut one), [1, 2, 3]);
+    assert!(one.raw.restart_at(4, &three).is_err());
+    one.raw.restart_at(1, &four).unwrap();
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (four, 1));
+    assert_eq!(indexes(&mut one), [2, 3]);
+    one.raw.restart_at(3, &three).unwrap();
+    assert_eq!(indexes(&mut one), [0; 0]);
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (three, 3));
 }
 
 #[test]
@@ -499,6 +546,31 @@ fn section_6_a_joint_configuration_needs_both_majorities() {
     assert_eq!(one.raw.commit_index(), 2, "1 and 4 of 1, 3, 4, 5 are no majority");
     acknowledge(&mut one, 5, 3);
     assert_eq!(one.raw.commit_index(), 3);
+    one.raw.propose(Bytes::from_static(b"another")).unwrap();
+    settle(&mut one);
+    acknowledge(&mut one, 4, 4);
+    acknowledge(&mut one, 5, 4);
+    assert_eq!(one.raw.commit_index(), 3, "a majority of the new half alone");
+    acknowledge(&mut one, 2, 4);
+    assert_eq!(one.raw.commit_index(), 4);
+}
+
+#[test]
+fn section_6_one_change_at_a_time_also_when_another_leader_began_it() {
+    let mut one = member(3, 1, &[]);
+    let change = |id| ConfChangeV2::single(ConfChangeType::AddNode, id);
+    let mut from_two = append(2, 1, (0, 0), &[1], 0);
+    (from_two.entries[0].entry_type, from_two.entries[0].data) = (EntryType::ConfChangeV2, change(4).encode());
+    one.raw.step(from_two).unwrap();
+    settle(&mut one);
+    lead(&mut one);
+    let unapplied = one.raw.propose_conf_change(change(5)).unwrap_err();
+    assert!(unapplied.to_string().contains("not yet applied"), "{unapplied}");
+    acknowledge(&mut one, 2, 2);
+    assert_eq!(one.raw.conf_state().voters, [1, 2, 3, 4]);
+    one.raw.propose_conf_change(change(5)).unwrap();
+    settle(&mut one);
+    one.raw.propose_conf_change(change(6)).unwrap_err();
 }
 
 #[test]

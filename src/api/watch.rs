@@ -453,7 +453,7 @@ impl<C: CallKey> WatchHub<C> {
             .watchers
             .get_mut(&reference)
             .expect("emitting for a watcher in the table");
-        let split = watcher.fragment.then_some(self.fragment_bytes);
+        let split = (watcher.fragment || mutant::on("revision_split")).then_some(self.fragment_bytes);
         let count = builder.responses(self.header, watcher.id, through, RESPONSE_BYTES, split, |response| {
             sink.send(watcher.call, response);
         });

@@ -94,6 +94,10 @@ impl Watcher {
         if response.events.is_empty() {
             return self.told_up_to(revision, history);
         }
+        ensure!(
+            self.fragment || !response.fragment,
+            "a revision came in parts on a watch that did not ask for that"
+        );
         self.fragments.extend(response.events);
         if response.fragment {
             return Ok(());

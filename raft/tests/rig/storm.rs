@@ -252,10 +252,12 @@ impl Storm {
         self.note(id, ready.committed.len() as u64, ready.entries.len() as u64);
         self.checker.entries_committed(id, &ready.committed);
         self.checker.look(&self.members[&id]);
-        for entry in &applied {
-            if entry.is_conf_change() {
-                self.totals.conf_changes += 1;
-                self.totals.joint += u64::from(self.members[&id].raw.conf_state().is_joint());
+        for _ in applied.iter().filter(|entry| entry.is_conf_change()) {
+            self.totals.conf_changes += 1;
+            self.totals.joint += u64::from(self.members[&id].raw.conf_state().is_joint());
+            // The moment at which some go by a configuration that others do not know.
+            if self.options.partition > 0 && self.random.chance(10) {
+                self.split_around(id);
             }
         }
         for read in ready.read_states {
@@ -381,6 +383,10 @@ impl Storm {
             self.cut.clear();
             return;
         }
+        if self.random.chance(40) {
+            let id = self.any_member();
+            return self.split_around(id);
+        }
         let (one, other) = (self.any_member(), self.any_member());
         self.cut.insert((one, other));
         if self.random.chance(60) {
@@ -388,8 +394,34 @@ impl Storm {
         }
     }
 
+    /// Two sides that hear nothing of each other, each with some of those who do not know the configuration of `id`: what
+    /// two quorums need to decide differently.
+    fn split_around(&mut self, id: u64) {
+        let known = self.members[&id].raw.conf_state();
+        let mut one = BTreeSet::from([id]);
+        for (other, member) in &self.members {
+            if self
+                .random
+                .chance(if member.raw.conf_state() == known { 75 } else { 40 })
+            {
+                one.insert(*other);
+            }
+        }
+        let pairs = self
+            .members
+            .keys()
+            .flat_map(|a| self.members.keys().map(move |b| (*a, *b)));
+        self.cut = pairs.filter(|(a, b)| one.contains(a) != one.contains(b)).collect();
+    }
+
     fn change_membership(&mut self) {
-        let Some(leader) = self.leader() else { return };
+        // Mostly the newest leader; now and then one that does not know yet that it leads no more.
+        let newest = self.leader();
+        let any = self.any_member();
+        let leads = |id: &u64| self.members[id].raw.role() == Role::Leader;
+        let Some(leader) = Some(any).filter(leads).or(newest) else {
+            return;
+        };
         let state = self.members[&leader].raw.conf_state();
         let change = if state.is_joint() && !state.auto_leave {
             ConfChangeV2::leave_joint()
@@ -460,6 +492,7 @@ impl Storm {
     fn calm_down(&mut self) {
         self.cut.clear();
         self.options.loss = 0;
+        self.options.partition = 0;
         self.options.duplication = 0;
         self.options.slow_disk = 0;
         self.options.slow_apply = 0;

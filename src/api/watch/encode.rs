@@ -193,7 +193,7 @@ impl ResponseBuilder {
         while end < self.events.len() {
             let main = self.events[end].1;
             let mut next = end;
-            while next < self.events.len() && self.events[next].1 == main && !mutant::on("revision_split") {
+            while next < self.events.len() && self.events[next].1 == main {
                 next += 1;
             }
             if end > at && self.events[next - 1].0 - from > limit {
@@ -215,7 +215,7 @@ impl ResponseBuilder {
             let stop = self.events[next - 1].0;
             let mut out = BytesMut::with_capacity(head.len() + stop - start + 2);
             out.put_slice(head);
-            if next < end {
+            if next < end && !mutant::on("fragment_not_marked") {
                 encode_key(FRAGMENT_FIELD, WireType::Varint, &mut out);
                 encode_varint(1, &mut out);
             }

@@ -277,8 +277,7 @@ impl Candidate {
         let (new, old) = (&self.header, &before.header);
         let goes_on = new.segment == old.segment && new.slot == old.slot && self.offset() == before.end();
         let switches = new.segment == old.segment + 1 && new.slot != old.slot && new.block == 0;
-        let chained = new.previous_crc == before.crc || mutant::on("batches_not_chained");
-        chained && new.epoch >= old.epoch && (goes_on || switches)
+        new.previous_crc == before.crc && new.epoch >= old.epoch && (goes_on || switches)
     }
 }
 

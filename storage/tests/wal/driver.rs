@@ -189,6 +189,14 @@ impl Model {
         if !(low..=high).contains(&found.hard_state.commit) {
             return Err(format!("commit {} is not in {low}..={high}", found.hard_state.commit));
         }
+        let last = found.last_index().max(self.released);
+        if found.hard_state.commit > last {
+            let commit = found.hard_state.commit;
+            return Err(format!(
+                "entry {commit} is committed but the log ends at {last}: {}",
+                self.differs(&found)
+            ));
+        }
         let mut state = self.acknowledged.clone();
         let mut events = self.pending.iter();
         loop {
@@ -333,14 +341,14 @@ pub fn random_step(driver: &mut Driver, rng: &mut Rng) -> Result<(), WalError> {
         8 => {
             // A new leader replaces what was not committed.
             let from = hard.commit + 1 + rng.below(last - hard.commit + 1);
+            let count = 1 + rng.below(3);
+            // What it sends may be committed already, and what was sent reach over several batches.
             let new = HardState {
                 term: hard.term + 1,
                 vote: rng.below(4),
-                commit: hard.commit,
+                commit: hard.commit + rng.below(from + count - hard.commit),
             };
-            let entries: Vec<Entry> = (0..1 + rng.below(3))
-                .map(|n| random_entry(new.term, from + n, rng))
-                .collect();
+            let entries: Vec<Entry> = (0..count).map(|n| random_entry(new.term, from + n, rng)).collect();
             driver.append(&entries, Some(new), None);
         }
         9 => {
