@@ -5,6 +5,7 @@ mod options;
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
 use etcore::{
     member::{Engine, Event, INCOMING, MemberOptions, Outputs, Request},
     metrics::CoreMetrics,
@@ -12,8 +13,11 @@ use etcore::{
 use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
 use options::{MS, founders};
 use prost::Message as _;
-use raft::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
-use storage::{io::StdDisk, tree::Root};
+use raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
+use storage::{
+    io::{Disk, Op, OpenOptions, Output, SimDisk, StdDisk, WriteBuf},
+    tree::Root,
+};
 use tempfile::TempDir;
 
 const LEADER: u64 = 1;
@@ -32,17 +36,20 @@ fn options(member_id: u64) -> MemberOptions {
 /// A member on a directory. Dropping it is a crash.
 struct Member {
     engine: Engine,
-    disk: StdDisk,
+    disk: Box<dyn Disk>,
     now_ns: u64,
 }
 
 impl Member {
     fn boot(dir: &Path, id: u64) -> Member {
-        let mut disk = StdDisk::new(dir).expect("the directory can be used");
+        Member::boot_on(StdDisk::new(dir).expect("the directory can be used"), id)
+    }
+
+    fn boot_on(mut disk: impl Disk + 'static, id: u64) -> Member {
         let engine = Engine::boot(&mut disk, options(id), Arc::new(CoreMetrics::default()), 1).expect("it boots");
         Member {
             engine,
-            disk,
+            disk: Box::new(disk),
             now_ns: 1,
         }
     }
@@ -51,7 +58,7 @@ impl Member {
         self.now_ns += MS;
         let mut out = Outputs::default();
         self.engine
-            .turn(&mut self.disk, &mut events, self.now_ns, &mut out)
+            .turn(&mut *self.disk, &mut events, self.now_ns, &mut out)
             .expect("no fault");
         out
     }
@@ -68,6 +75,24 @@ impl Member {
     }
 }
 
+/// What an entry of a put holds.
+fn put(id: u64) -> Bytes {
+    let put = PutRequest {
+        key: format!("key{id}").into(),
+        value: vec![b'v'; 300].into(),
+        ..PutRequest::default()
+    };
+    let request = InternalRaftRequest {
+        header: Some(RequestHeader {
+            id: 1000 + id,
+            ..RequestHeader::default()
+        }),
+        put: Some(put),
+        ..InternalRaftRequest::default()
+    };
+    request.encode_to_vec().into()
+}
+
 /// A leader with some puts, all of them in its tree.
 fn leader(dir: &Path) -> Member {
     let mut member = Member::boot(dir, LEADER);
@@ -76,20 +101,7 @@ fn leader(dir: &Path) -> Member {
     }
     assert_eq!(member.engine.view().leader, LEADER);
     for id in 0..300 {
-        let put = PutRequest {
-            key: format!("key{id}").into(),
-            value: vec![b'v'; 300].into(),
-            ..PutRequest::default()
-        };
-        let request = InternalRaftRequest {
-            header: Some(RequestHeader {
-                id: 1000 + id,
-                ..RequestHeader::default()
-            }),
-            put: Some(put),
-            ..InternalRaftRequest::default()
-        };
-        let data = request.encode_to_vec().into();
+        let data = put(id);
         member.turn(vec![Event::Request {
             shard: 0,
             id: 1000 + id,
@@ -100,8 +112,8 @@ fn leader(dir: &Path) -> Member {
     member
 }
 
-/// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
-fn receive(root: &Root, dir: &Path) -> Box<Message> {
+/// The file that the pages of a root make.
+fn pages(root: &Root) -> Vec<u8> {
     let mut file = vec![0; root.size_bytes() as usize];
     let metas = root.meta_bytes();
     file[..metas.len()].copy_from_slice(&metas);
@@ -110,7 +122,39 @@ fn receive(root: &Root, dir: &Path) -> Box<Message> {
         let start = run.0 as usize * root.page_size();
         file[start..start + bytes.len()].copy_from_slice(bytes);
     }
-    std::fs::write(dir.join(INCOMING), file).expect("the directory can be written");
+    file
+}
+
+/// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
+fn receive(root: &Root, dir: &Path) -> Box<Message> {
+    std::fs::write(dir.join(INCOMING), pages(root)).expect("the directory can be written");
+    received(root)
+}
+
+/// As [`receive`], durably, on a simulated disk.
+fn receive_on(root: &Root, disk: &mut SimDisk) -> Box<Message> {
+    let options = OpenOptions {
+        create: true,
+        write: true,
+        ..OpenOptions::default()
+    };
+    let path = INCOMING.to_owned();
+    let Ok(Output::File(file)) = disk.call(Op::Open { path, options }) else {
+        panic!("a file can be made")
+    };
+    let data = WriteBuf::Bytes(pages(root).into());
+    for op in [
+        Op::Write { file, offset: 0, data },
+        Op::Sync(file),
+        Op::Close(file),
+        Op::SyncDir(String::new()),
+    ] {
+        disk.call(op).expect("this disk is well");
+    }
+    received(root)
+}
+
+fn received(root: &Root) -> Box<Message> {
     let user = root.user();
     let metadata = SnapshotMetadata {
         conf_state: ConfState::decode(&user.conf_state).expect("a configuration"),
@@ -199,4 +243,37 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     again.settle();
     drop(again);
     assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn what_follows_an_installed_snapshot_survives_a_power_failure() {
+    let dir = TempDir::new().unwrap();
+    let root = leader(dir.path()).engine.durable_root();
+    for seed in 0..10 {
+        let mut disk = SimDisk::new();
+        let mut follower = Member::boot_on(disk.clone(), FOLLOWER);
+        let message = receive_on(&root, &mut disk);
+        let (index, term) = (root.user().applied_index, root.user().applied_term);
+        let mut out = follower.turn(vec![Event::SnapshotReceived(message)]);
+        while !out.installed {
+            out = follower.turn(Vec::new());
+        }
+        let next = Message {
+            msg_type: MessageType::MsgApp,
+            from: LEADER,
+            to: FOLLOWER,
+            term,
+            log_term: term,
+            index,
+            entries: vec![Entry::normal(term, index + 1, put(300))],
+            commit: index + 1,
+            ..Message::default()
+        };
+        follower.turn(vec![Event::Peer(Box::new(next))]);
+        follower.settle();
+        assert_eq!(follower.engine.durable_root().user().applied_index, index + 1);
+        drop(follower);
+        let again = Member::boot_on(disk.crash_image(seed), FOLLOWER);
+        assert_eq!(again.engine.view().applied_index, index + 1, "seed {seed}");
+    }
 }
