@@ -100,7 +100,7 @@ fn measure(options: &Options) -> Result<u64, BenchError> {
         let workers: Vec<_> = workers.into_iter().map(spawn).collect();
         start.wait();
         let own_before = cpu_s(std::process::id());
-        let server_before = shared.server_pid.and_then(cpu_s);
+        let server_before = cpu_of(&shared.server_pid);
         start.wait();
         let is_finished = || workers.iter().all(|worker| worker.is_finished());
         show_progress(load.total, progress, is_finished);
@@ -191,7 +191,7 @@ struct Worker {
     requests: Requests,
     warmup: Plan,
     plan: Plan,
-    server_pid: Option<u32>,
+    server_pids: Vec<u32>,
 }
 
 impl Worker {
@@ -228,7 +228,7 @@ impl Worker {
             requests,
             warmup: part(shared.warmup),
             plan: part(load.total),
-            server_pid: shared.server_pid,
+            server_pids: shared.server_pid.clone(),
         })
     }
 
@@ -238,7 +238,7 @@ impl Worker {
         start.wait();
         start.wait();
         let tally = ready?.run(self.plan, &mut self.requests, progress)?;
-        Ok((tally, self.server_pid.and_then(cpu_s)))
+        Ok((tally, cpu_of(&self.server_pids)))
     }
 
     fn prepare(&mut self) -> Result<Engine, BenchError> {
@@ -263,6 +263,11 @@ fn show_progress(total: u64, progress: &AtomicU64, is_finished: impl Fn() -> boo
         bar.set_position(progress.load(Ordering::Relaxed));
     }
     bar.finish_and_clear();
+}
+
+/// CPU seconds of some processes together; none of no process, or if one of them is not there.
+fn cpu_of(pids: &[u32]) -> Option<f64> {
+    (!pids.is_empty()).then(|| pids.iter().map(|pid| cpu_s(*pid)).sum())?
 }
 
 /// User and system CPU seconds of a process so far; `None` where there is no such process or no Linux.

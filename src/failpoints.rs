@@ -1,7 +1,7 @@
-//! The points of [`storage::failpoint`], armed as gofail's are, so that suites made for etcd can use them.
+//! The points of [`mod@storage::failpoint`], armed as gofail's are, so that suites made for etcd can use them.
 //!
 //! `GOFAIL_FAILPOINTS="a=panic;b=sleep(100)"` arms points at start, `GOFAIL_HTTP=127.0.0.1:port` opens a port over which
-//! they are armed later ([`http`]). [`terms`] is the language of what happens. A `panic` ends the process with exit
+//! they are armed later (`http.rs`). `terms.rs` has the language of what happens. A `panic` ends the process with exit
 //! code 2 at that very instruction, from whatever thread: nothing is flushed and no destructor runs.
 //!
 //! Source: go.etcd.io/gofail, its design document and runtime. docs/FAULT_MODEL.md says where each point lies.

@@ -8,6 +8,7 @@
 //! Order of effects in one turn: entries go to the log and to the peers at the same time; committed entries are applied;
 //! a [`View`] that holds their effects is made; only then do answers leave.
 
+mod abilities;
 mod alone;
 mod apply;
 mod auto_compaction;
@@ -24,7 +25,9 @@ mod install;
 mod lessor;
 mod membership;
 mod reconfigure;
+mod refill;
 mod renewals;
+mod stall;
 mod time_outs;
 mod transfer;
 mod txn;
@@ -43,6 +46,7 @@ use prost::Message as _;
 use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
+pub use abilities::ENTRY_KINDS;
 pub use apply::{CORRUPT, Fault, NOSPACE};
 pub use auto_compaction::AutoCompaction;
 pub use boot::{BootError, MemberOptions};
@@ -56,8 +60,9 @@ pub use install::INCOMING;
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
+pub use refill::DAMAGED;
 pub use transfer::{Inbound, Outbound, Step, TransferError};
-pub use view::{Published, View};
+pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
 use auto_compaction::Compactor;
@@ -71,6 +76,10 @@ const WAITING_MAX: usize = 1 << 20;
 const READ_RETRY_NS: u64 = 500_000_000;
 /// What this member tells of itself is proposed again after this long, until it is applied. Units: nanoseconds.
 const ANNOUNCE_RETRY_NS: u64 = 1_000_000_000;
+
+/// A leader waits this long for the versions of all members before it sets the lowest there is. Units: nanoseconds.
+/// Source: limits table, "version monitor".
+const VERSION_WAIT_NS: u64 = 4_000_000_000;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +145,9 @@ pub struct Member {
     /// When this member last came to lead; 0: never.
     elected_ns: u64,
     changes: reconfigure::Changes,
+    /// Members with a damaged tree that asked for a snapshot.
+    refills: Vec<u64>,
+    abilities: abilities::Abilities,
     /// This member was removed from the cluster.
     removed: bool,
     next_announce_ns: u64,
@@ -166,6 +178,11 @@ impl Member {
             Event::PeerCall { from, call } => self.on_call(from, call),
             Event::PeerAnswer { answer } => self.on_answer(answer),
             Event::Link { id, up } => self.changes.note_link(id, up, self.now_ns),
+            Event::Greeted {
+                id,
+                entry_kinds,
+                etcd_version,
+            } => self.abilities.note(id, entry_kinds, &etcd_version),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
@@ -313,6 +330,11 @@ impl Member {
     fn tick(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         let interval = self.options.tick_ns;
+        if self.raft.is_leader() && self.now_ns > self.next_tick_ns + 2 * interval {
+            // Source: etcd's contention detector: each member is owed a heartbeat that comes late.
+            let others = self.members.members.len().saturating_sub(1) as u64;
+            self.metrics.late_heartbeats.add(others);
+        }
         // After a pause, time that nobody saw passing is not made up for tick by tick.
         if self.now_ns > self.next_tick_ns + 10 * interval {
             self.next_tick_ns = self.now_ns - 10 * interval;
@@ -389,7 +411,7 @@ impl Member {
         }
     }
 
-    /// Tells the cluster this member's name and client URLs and, once, the version it speaks.
+    /// Tells the cluster this member's name and client URLs and, as its leader, the version that all members speak.
     fn announce(&mut self) {
         let known = self.members.members.get(&self.options.member_id);
         let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
@@ -404,11 +426,15 @@ impl Member {
                 ..Default::default()
             });
         }
-        let version = crate::version::CLUSTER_VERSION;
-        if self.raft.is_leader() && self.members.cluster_version.as_deref() != Some(version) {
-            let request = net::pb::membershippb::ClusterVersionSetRequest {
-                ver: version.to_owned(),
-            };
+        if !self.raft.is_leader() {
+            return;
+        }
+        let lowest = self.abilities.lowest_version(&self.members, self.options.member_id);
+        let waited = self.now_ns >= self.elected_ns + VERSION_WAIT_NS;
+        let current = self.members.cluster_version.as_deref();
+        if let Some(ver) = abilities::decide_version(current, lowest, waited) {
+            tracing::info!(from = current, to = ver, "setting the cluster's version");
+            let request = net::pb::membershippb::ClusterVersionSetRequest { ver };
             self.propose_own(InternalRaftRequest {
                 cluster_version_set: Some(request),
                 ..Default::default()

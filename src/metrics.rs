@@ -3,10 +3,12 @@
 //! Each executor writes its own [`ShardMetrics`] or [`CoreMetrics`] with relaxed atomics that nobody else writes, so
 //! counting costs no contention; a scrape adds them up.
 
+mod peers;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use peers::{PeerMetrics, PeerTable, SnapshotMetrics};
 pub use text::Exposition;
 
 /// A number that only grows, or is set by one writer.
@@ -122,6 +124,13 @@ pub struct CoreMetrics {
     pub slow_reads: Counter,
     pub failed_reads: Counter,
     pub turns: Counter,
+    pub late_heartbeats: Counter,
+    pub installing: Counter,
+    pub promotions: Counter,
+    pub promotions_early: Counter,
+    pub promotions_of_voters: Counter,
+    pub promotions_of_strangers: Counter,
+    pub peers: PeerTable,
 }
 
 impl Default for CoreMetrics {
@@ -159,6 +168,13 @@ impl Default for CoreMetrics {
             slow_reads: Counter::default(),
             failed_reads: Counter::default(),
             turns: Counter::default(),
+            late_heartbeats: Counter::default(),
+            installing: Counter::default(),
+            promotions: Counter::default(),
+            promotions_early: Counter::default(),
+            promotions_of_voters: Counter::default(),
+            promotions_of_strangers: Counter::default(),
+            peers: PeerTable::default(),
         }
     }
 }
@@ -190,6 +206,37 @@ impl Default for MethodMetrics {
     }
 }
 
+/// The parts of the health pages, by page and name.
+pub const CHECKS: [(&str, &str); 5] = [
+    ("livez", "serializable_read"),
+    ("readyz", "data_corruption"),
+    ("readyz", "linearizable_read"),
+    ("readyz", "non_learner"),
+    ("readyz", "serializable_read"),
+];
+
+/// What one part of a health page counts.
+#[derive(Debug, Default)]
+pub struct CheckMetrics {
+    /// Runs that went well.
+    pub passed: Counter,
+    /// Runs that did not.
+    pub failed: Counter,
+    /// When it ran last, in nanoseconds, with the lowest bit for how it went; 0: never.
+    pub last: Counter,
+}
+
+impl CheckMetrics {
+    /// Counts one run.
+    pub fn ran(&self, ok: bool, now_ns: u64) {
+        match ok {
+            true => self.passed.add(1),
+            false => self.failed.add(1),
+        }
+        self.last.set((now_ns & !1).max(2) | u64::from(ok));
+    }
+}
+
 /// What one shard counts.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -207,6 +254,8 @@ pub struct ShardMetrics {
     pub watch_events: Counter,
     pub health_success: Counter,
     pub health_failures: Counter,
+    /// By position in [`CHECKS`].
+    pub checks: [CheckMetrics; CHECKS.len()],
     pub snapshot: Histogram<17>,
     pub hash: Histogram<15>,
     pub hash_rev: Histogram<15>,
@@ -230,6 +279,7 @@ impl ShardMetrics {
             watch_events: Counter::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
+            checks: Default::default(),
             snapshot: Histogram::new(10_000_000),
             hash: Histogram::new(10_000_000),
             hash_rev: Histogram::new(10_000_000),

@@ -24,10 +24,11 @@ mod peers;
 mod shard_loop;
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -42,9 +43,9 @@ use signal_hook::{
 
 use crate::{
     api::{FromCore, METHODS},
-    config::Config,
+    config::{Config, LogOutput},
     latest::Slot,
-    member::{BootError, Event, View},
+    member::{BootError, DAMAGED, Event, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
 use mailbox::{Receiver, Sender};
@@ -120,10 +121,13 @@ type Ready = std::sync::mpsc::Sender<Result<Vec<Intake>, StartError>>;
 
 /// Runs the server until it is told to stop. Start-up errors go to standard error.
 pub fn serve(config: Config) -> ExitCode {
+    let is_logged_elsewhere = config.log_output != LogOutput::Stderr;
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the server cannot start");
+            if is_logged_elsewhere {
+                tracing::error!(%error, "the server cannot start");
+            }
             eprintln!("etcore: {error}");
             ExitCode::from(EXIT_START)
         }
@@ -144,6 +148,7 @@ fn run(config: Config) -> Result<(), StartError> {
     // Members that start together ask each other whether they are there: nobody is to wait for one that is not yet.
     let peer_listeners = listen(&config, &[PEER_TAG])?;
     prepare_data_dir(&config)?;
+    let _ = DATA_DIR.set(config.data_dir.clone());
     // Before any thread: signals are then caught from the first moment on.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Signals)?;
     let shards = if cores == 1 { 1 } else { cores - 1 };
@@ -194,7 +199,7 @@ fn run(config: Config) -> Result<(), StartError> {
 
 /// Scripts wait for this line on standard error, whatever the log is set to.
 fn eprintln_ready(config: &Config) {
-    use crate::config::{LogLevel, LogOutput};
+    use crate::config::LogLevel;
     if config.log_output != LogOutput::Stderr || config.log_level > LogLevel::Info {
         eprintln!("ready to serve client requests");
     }
@@ -326,7 +331,6 @@ fn start_core(
 
 /// Nanoseconds of the monotonic clock since the process started.
 fn now_ns() -> u64 {
-    use std::sync::OnceLock;
     static START: OnceLock<Instant> = OnceLock::new();
     // Zero is kept for "never".
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
@@ -345,7 +349,21 @@ fn die(why: &str) -> ! {
     std::process::exit(1)
 }
 
-/// As [`die`], for damage that a shard finds while it reads.
+/// Where damage is noted.
+static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// As [`die`], for damage of the tree: it is noted, so that the next start of a member of a cluster has it refilled.
 fn die_of_damage(what: String) {
+    if let Some(dir) = DATA_DIR.get() {
+        // Without the note the damage is found again, at the latest when that page is read.
+        let noted = std::fs::File::create(dir.join(DAMAGED)).and_then(|mut file| {
+            file.write_all(what.as_bytes())?;
+            file.sync_all()?;
+            std::fs::File::open(dir)?.sync_all()
+        });
+        if let Err(error) = noted {
+            tracing::error!(%error, "the damage cannot be noted");
+        }
+    }
     die(&what)
 }

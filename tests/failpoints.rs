@@ -149,6 +149,45 @@ fn arm(port: u16, name: &str, terms: &str) {
     assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{name}={terms}");
 }
 
+fn disarm(port: u16, name: &str) {
+    let answer = http(&format!("127.0.0.1:{port}"), "DELETE", &format!("/{name}"));
+    assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{name}");
+}
+
+/// Waits until `/health` says so.
+async fn health_says(url: &str, text: &str) {
+    let endpoint = url.trim_start_matches("http://");
+    eventually(format!("{text} in /health"), || async {
+        http(endpoint, "GET", "/health").body.contains(text)
+    })
+    .await;
+}
+
+/// Has a member with a port for its points lead; the member and the port.
+async fn leader_with_points(cluster: &mut Cluster) -> (usize, u16) {
+    let (heir, port) = ((cluster.leader().await + 1) % 3, free_port());
+    cluster.nodes[heir].kill_9();
+    set(&mut cluster.nodes[heir], "GOFAIL_HTTP", format!("127.0.0.1:{port}"));
+    cluster.nodes[heir].start(true);
+    let now = cluster.leader().await;
+    let target_id = cluster.nodes[heir]
+        .client()
+        .status()
+        .await
+        .header
+        .expect("a header")
+        .member_id;
+    let mover = cluster.nodes[now].client();
+    let moved = mover
+        .maintenance
+        .clone()
+        .move_leader(MoveLeaderRequest { target_id })
+        .await;
+    moved.expect("leadership moves");
+    eventually("the heir leads", || async { cluster.leader().await == heir }).await;
+    (heir, port)
+}
+
 /// Waits for the end of a process that a point brings about.
 fn ended(process: &mut Process, name: &str) {
     let status = process.wait(PATIENCE);
@@ -260,24 +299,13 @@ async fn points_on_the_way_between_members_end_or_divert_them() {
     cluster.leader().await;
 
     // Without heartbeats it loses its leader; with them it has one again.
-    let health = format!("{}/health", cluster.nodes[follower].url());
-    let endpoint = health
-        .trim_start_matches("http://")
-        .trim_end_matches("/health")
-        .to_owned();
-    let healthy = async |wanted: bool| {
-        eventually(format!("health {wanted}"), || async {
-            (http(&endpoint, "GET", "/health").status == 200) == wanted
-        })
-        .await;
-    };
+    let url = cluster.nodes[follower].url();
     arm(port, "raftDropHeartbeat", "return");
-    healthy(false).await;
-    let gofail = format!("127.0.0.1:{port}");
-    let count = http(&gofail, "GET", "/raftDropHeartbeat/count").body;
+    health_says(&url, "RAFT NO LEADER").await;
+    let count = http(&format!("127.0.0.1:{port}"), "GET", "/raftDropHeartbeat/count").body;
     assert!(count.parse::<u64>().expect("a number") > 5, "{count}");
-    assert_eq!(http(&gofail, "DELETE", "/raftDropHeartbeat").status, 204);
-    healthy(true).await;
+    disarm(port, "raftDropHeartbeat");
+    health_says(&url, r#"{"health":"true","reason":""}"#).await;
 
     // A follower that dies before it says what it has.
     let leader = cluster.leader().await;
@@ -295,33 +323,9 @@ async fn points_on_the_way_between_members_end_or_divert_them() {
     }
 
     // A leader that dies when a follower asks it for a lease.
-    let leader = cluster.leader().await;
+    let (leader, port) = leader_with_points(&mut cluster).await;
     let asker = (leader + 1) % 3;
-    cluster.nodes[leader].kill_9();
-    let port = free_port();
-    set(&mut cluster.nodes[leader], "GOFAIL_HTTP", format!("127.0.0.1:{port}"));
-    cluster.nodes[leader].start(true);
-    cluster.leader().await;
     let lease = cluster.nodes[asker].client().grant(600).await;
-    let move_to = cluster.nodes[leader]
-        .client()
-        .status()
-        .await
-        .header
-        .expect("a header")
-        .member_id;
-    let now = cluster.leader().await;
-    if now != leader {
-        let request = MoveLeaderRequest { target_id: move_to };
-        let mover = cluster.nodes[now].client();
-        mover
-            .maintenance
-            .clone()
-            .move_leader(request)
-            .await
-            .expect("leadership moves");
-    }
-    assert_eq!(cluster.leader().await, leader);
     arm(port, "beforeLookupWhenForwardLeaseTimeToLive", "panic");
     let asking = cluster.nodes[asker].client();
     let asked = tokio::spawn(async move { asking.time_to_live(lease).await });
@@ -392,4 +396,89 @@ async fn points_are_armed_over_http_with_gofails_answers() {
     assert_eq!(status.and_then(|status| status.code()), Some(2));
     assert!(server.process().log().contains("panic: failpoint panic: told so"));
     assert!(within("the caller hears of it", put).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_hangs_gives_leadership_up_and_comes_back_as_a_follower() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let acknowledged = Acknowledged::default();
+    let (stuck, port) = leader_with_points(&mut cluster).await;
+    let url = cluster.nodes[stuck].url();
+    let others = [(stuck + 1) % 3, (stuck + 2) % 3];
+    fill(&cluster.nodes[stuck].client(), 20, &acknowledged).await;
+    arm(port, "walBeforeSync", r#"sleep("3s")"#);
+    // The others have it durably, so it is acknowledged; the leader's own write hangs.
+    fill(&cluster.nodes[stuck].client(), 1, &acknowledged).await;
+    health_says(&url, "DISK STALLED").await;
+    let process = cluster.nodes[stuck].process.as_ref().expect("it runs");
+    assert!(
+        process.log().contains("this member holds back"),
+        "{}",
+        process.log_tail()
+    );
+    eventually("another leader", || async {
+        let status = cluster.nodes[others[0]].client().status().await;
+        status.leader != 0
+            && cluster.nodes[stuck]
+                .client()
+                .status()
+                .await
+                .header
+                .expect("a header")
+                .member_id
+                != status.leader
+    })
+    .await;
+    fill(&cluster.nodes[others[0]].client(), 50, &acknowledged).await;
+    let ready = http(url.trim_start_matches("http://"), "GET", "/readyz");
+    assert_eq!(ready.status, 503, "{}", ready.body);
+    disarm(port, "walBeforeSync");
+    health_says(&url, r#"{"health":"true","reason":""}"#).await;
+    assert_ne!(cluster.leader().await, stuck);
+    cluster.agree().await;
+    check(&cluster.nodes[stuck].client(), &acknowledged, "in the end").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_member_whose_disk_hangs_is_unhealthy_until_it_is_back() {
+    let port = free_port();
+    let server = Server::start_in(&armed(port), &[]).await;
+    let client = server.client();
+    client.put("before", "it").await;
+    arm(port, "walBeforeSync", r#"sleep("2s")"#);
+    let waiting = client.clone();
+    let put = tokio::spawn(async move { waiting.put("during", "it").await });
+    health_says(&server.url(), r#"{"health":"false","reason":"#).await;
+    disarm(port, "walBeforeSync");
+    within("the write that hung", put).await.unwrap();
+    health_says(&server.url(), r#"{"health":"true","reason":""}"#).await;
+    client.put("after", "it").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_a_write_ends_the_process_and_what_it_was_for_is_not_acknowledged() {
+    let port = free_port();
+    let mut server = Server::start_in(&armed(port), &[]).await;
+    let client = server.client();
+    client.put("before", "it").await;
+    arm(port, "walBeforeSync", "1*return");
+    let answer = client.try_put(PutRequest {
+        key: b"during".to_vec(),
+        ..Default::default()
+    });
+    assert!(within("the end of the connection", answer).await.is_err());
+    let status = server.process().wait(PATIENCE);
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    let log = server.process().log();
+    let wanted = [
+        "etcore: fatal: write-ahead log: ",
+        "Input/output error",
+        "was not acknowledged is lost",
+    ];
+    assert!(wanted.iter().all(|text| log.contains(text)), "{log}");
+    server.kill_9();
+    server.start_again();
+    let client = server.client();
+    assert_eq!(client.get("before").await, Some(b"it".to_vec()));
+    client.put("after", "it").await;
 }

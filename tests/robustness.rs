@@ -27,7 +27,6 @@ mod checker {
     pub mod watcher;
 }
 
-#[allow(dead_code)] // what is recorded is printed when a verdict fails
 #[path = "robustness"]
 mod robustness {
     mod clients;

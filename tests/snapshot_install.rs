@@ -5,15 +5,14 @@ mod options;
 
 use std::{path::Path, sync::Arc};
 
-use bytes::Bytes;
 use etcore::{
-    member::{Engine, Event, INCOMING, MemberOptions, Outputs, Request},
+    member::{Engine, Event, INCOMING, Inbound, MemberOptions, Outbound, Outputs, Request, Step},
     metrics::CoreMetrics,
 };
 use net::pb::etcdserverpb::{InternalRaftRequest, PutRequest, RequestHeader};
 use options::{MS, founders};
 use prost::Message as _;
-use raft::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::{Entry, Message, MessageType};
 use storage::{
     io::{Disk, Op, OpenOptions, Output, SimDisk, StdDisk, WriteBuf},
     tree::Root,
@@ -33,23 +32,26 @@ fn options(member_id: u64) -> MemberOptions {
     options::options(member_id, first)
 }
 
-/// A member on a directory. Dropping it is a crash.
-struct Member {
+/// A member on a disk. Dropping it is a crash.
+struct Member<D: Disk = StdDisk> {
     engine: Engine,
-    disk: Box<dyn Disk>,
+    disk: D,
     now_ns: u64,
 }
 
 impl Member {
     fn boot(dir: &Path, id: u64) -> Member {
-        Member::boot_on(StdDisk::new(dir).expect("the directory can be used"), id)
+        let disk = StdDisk::new(dir).expect("the directory can be used");
+        Member::on(disk, options(id))
     }
+}
 
-    fn boot_on(mut disk: impl Disk + 'static, id: u64) -> Member {
-        let engine = Engine::boot(&mut disk, options(id), Arc::new(CoreMetrics::default()), 1).expect("it boots");
+impl<D: Disk> Member<D> {
+    fn on(mut disk: D, options: MemberOptions) -> Self {
+        let engine = Engine::boot(&mut disk, options, Arc::new(CoreMetrics::default()), 1).expect("it boots");
         Member {
             engine,
-            disk: Box::new(disk),
+            disk,
             now_ns: 1,
         }
     }
@@ -58,7 +60,7 @@ impl Member {
         self.now_ns += MS;
         let mut out = Outputs::default();
         self.engine
-            .turn(&mut *self.disk, &mut events, self.now_ns, &mut out)
+            .turn(&mut self.disk, &mut events, self.now_ns, &mut out)
             .expect("no fault");
         out
     }
@@ -75,24 +77,6 @@ impl Member {
     }
 }
 
-/// What an entry of a put holds.
-fn put(id: u64) -> Bytes {
-    let put = PutRequest {
-        key: format!("key{id}").into(),
-        value: vec![b'v'; 300].into(),
-        ..PutRequest::default()
-    };
-    let request = InternalRaftRequest {
-        header: Some(RequestHeader {
-            id: 1000 + id,
-            ..RequestHeader::default()
-        }),
-        put: Some(put),
-        ..InternalRaftRequest::default()
-    };
-    request.encode_to_vec().into()
-}
-
 /// A leader with some puts, all of them in its tree.
 fn leader(dir: &Path) -> Member {
     let mut member = Member::boot(dir, LEADER);
@@ -101,7 +85,20 @@ fn leader(dir: &Path) -> Member {
     }
     assert_eq!(member.engine.view().leader, LEADER);
     for id in 0..300 {
-        let data = put(id);
+        let put = PutRequest {
+            key: format!("key{id}").into(),
+            value: vec![b'v'; 300].into(),
+            ..PutRequest::default()
+        };
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader {
+                id: 1000 + id,
+                ..RequestHeader::default()
+            }),
+            put: Some(put),
+            ..InternalRaftRequest::default()
+        };
+        let data = request.encode_to_vec().into();
         member.turn(vec![Event::Request {
             shard: 0,
             id: 1000 + id,
@@ -112,27 +109,15 @@ fn leader(dir: &Path) -> Member {
     member
 }
 
-/// The file that the pages of a root make.
-fn pages(root: &Root) -> Vec<u8> {
-    let mut file = vec![0; root.size_bytes() as usize];
-    let metas = root.meta_bytes();
-    file[..metas.len()].copy_from_slice(&metas);
-    for run in root.runs().expect("the tree is whole") {
-        let bytes = root.run_bytes(run);
-        let start = run.0 as usize * root.page_size();
-        file[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-    file
-}
-
 /// Lays the leader's pages beside the follower's tree, as the shell does, and gives the message to go with them.
-fn receive(root: &Root, dir: &Path) -> Box<Message> {
-    std::fs::write(dir.join(INCOMING), pages(root)).expect("the directory can be written");
-    received(root)
-}
-
-/// As [`receive`], durably, on a simulated disk.
-fn receive_on(root: &Root, disk: &mut SimDisk) -> Box<Message> {
+fn receive(root: Arc<Root>, disk: &mut dyn Disk) -> Box<Message> {
+    let message = Message {
+        msg_type: MessageType::MsgSnap,
+        from: LEADER,
+        to: FOLLOWER,
+        term: root.user().applied_term,
+        ..Message::default()
+    };
     let options = OpenOptions {
         create: true,
         write: true,
@@ -140,38 +125,25 @@ fn receive_on(root: &Root, disk: &mut SimDisk) -> Box<Message> {
     };
     let path = INCOMING.to_owned();
     let Ok(Output::File(file)) = disk.call(Op::Open { path, options }) else {
-        panic!("a file can be made")
+        panic!("the disk can be written");
     };
-    let data = WriteBuf::Bytes(pages(root).into());
-    for op in [
-        Op::Write { file, offset: 0, data },
-        Op::Sync(file),
-        Op::Close(file),
-        Op::SyncDir(String::new()),
-    ] {
-        disk.call(op).expect("this disk is well");
+    let mut outbound = Outbound::plan(root, 8 << 10).expect("the tree is whole");
+    let mut inbound = Inbound::default();
+    while let Some(piece) = outbound.next_piece() {
+        let op = match inbound.take(&piece.into()).expect("pieces in order") {
+            Step::Write { offset, bytes } => Op::Write {
+                file,
+                offset,
+                data: WriteBuf::Bytes(bytes),
+            },
+            Step::End { len } => Op::SetLen(file, len),
+        };
+        disk.call(op).expect("the disk can be written");
     }
-    received(root)
-}
-
-fn received(root: &Root) -> Box<Message> {
-    let user = root.user();
-    let metadata = SnapshotMetadata {
-        conf_state: ConfState::decode(&user.conf_state).expect("a configuration"),
-        index: user.applied_index,
-        term: user.applied_term,
-    };
-    Box::new(Message {
-        msg_type: MessageType::MsgSnap,
-        from: LEADER,
-        to: FOLLOWER,
-        term: user.applied_term,
-        snapshot: Some(Snapshot {
-            metadata,
-            ..Snapshot::default()
-        }),
-        ..Message::default()
-    })
+    for op in [Op::Sync(file), Op::Close(file), Op::SyncDir(String::new())] {
+        disk.call(op).expect("the disk can be written");
+    }
+    Box::new(outbound.describe(message).expect("a configuration"))
 }
 
 fn assert_same(follower: &Engine, leader: &Engine) {
@@ -186,7 +158,7 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     let index = message.snapshot.as_ref().unwrap().metadata.index;
     let (mut done, mut installed, mut answers) = (false, false, Vec::new());
     let mut events = vec![Event::SnapshotReceived(message)];
@@ -217,8 +189,9 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
 fn a_crash_before_the_marker_leaves_the_old_state() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
-    drop(Member::boot(dirs.1.path(), FOLLOWER));
-    let _ = receive(&leader.engine.durable_root(), dirs.1.path());
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let _ = receive(leader.engine.durable_root(), &mut follower.disk);
+    drop(follower);
     let follower = Member::boot(dirs.1.path(), FOLLOWER);
     assert_eq!(follower.engine.view().applied_index, 0);
     assert!(
@@ -232,7 +205,7 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader(dirs.0.path());
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let message = receive(&leader.engine.durable_root(), dirs.1.path());
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
     // This disk performs what is submitted at once, and the engine hears of it one turn later.
     let out = follower.turn(vec![Event::SnapshotReceived(message)]);
     assert!(!out.installed && dirs.1.path().join(INCOMING).exists());
@@ -246,34 +219,40 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
 }
 
 #[test]
-fn what_follows_an_installed_snapshot_survives_a_power_failure() {
+fn a_snapshot_that_finds_the_log_full_is_taken_over_once_there_is_room_again() {
     let dir = TempDir::new().unwrap();
-    let root = leader(dir.path()).engine.durable_root();
-    for seed in 0..10 {
-        let mut disk = SimDisk::new();
-        let mut follower = Member::boot_on(disk.clone(), FOLLOWER);
-        let message = receive_on(&root, &mut disk);
-        let (index, term) = (root.user().applied_index, root.user().applied_term);
-        let mut out = follower.turn(vec![Event::SnapshotReceived(message)]);
-        while !out.installed {
-            out = follower.turn(Vec::new());
-        }
-        let next = Message {
+    let leader = leader(dir.path());
+    let disk = SimDisk::new();
+    let small = MemberOptions {
+        wal_segment_bytes: Some(16 << 10),
+        ..options(FOLLOWER)
+    };
+    let mut follower = Member::on(disk.clone(), small);
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
+    disk.set_capacity(Some(disk.used()));
+    // Entries that are not committed stay in the log until there is no room for more.
+    for index in 1..=40 {
+        let append = Message {
             msg_type: MessageType::MsgApp,
             from: LEADER,
             to: FOLLOWER,
-            term,
-            log_term: term,
-            index,
-            entries: vec![Entry::normal(term, index + 1, put(300))],
-            commit: index + 1,
+            term: message.term,
+            index: index - 1,
+            log_term: if index == 1 { 0 } else { 1 },
+            entries: vec![Entry::normal(1, index, vec![0; 3000])],
             ..Message::default()
         };
-        follower.turn(vec![Event::Peer(Box::new(next))]);
-        follower.settle();
-        assert_eq!(follower.engine.durable_root().user().applied_index, index + 1);
-        drop(follower);
-        let again = Member::boot_on(disk.crash_image(seed), FOLLOWER);
-        assert_eq!(again.engine.view().applied_index, index + 1, "seed {seed}");
+        follower.turn(vec![Event::Peer(Box::new(append))]);
     }
+    let mut installed = follower.turn(vec![Event::SnapshotReceived(message)]).installed;
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(!installed, "its marker has no room");
+    disk.set_capacity(None);
+    for _ in 0..3000 {
+        installed |= follower.turn(Vec::new()).installed;
+    }
+    assert!(installed);
+    assert_same(&follower.engine, &leader.engine);
 }

@@ -108,6 +108,76 @@ pub fn fuzz_server_frames(data: &[u8]) {
     }
 }
 
+/// What a peer's decoder makes of arbitrary bytes does not depend on how they are cut; it panics at none and holds no
+/// more than it was fed.
+pub fn fuzz_peer_bytes(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let frame_bytes_max = 1 + choices.below(1 << 16);
+    let stream = match choices.byte() % 3 {
+        0 => choices.rest.to_vec(),
+        // A good head, so that more than the magic is reached.
+        1 => peer_frames(&mut choices, false),
+        _ => peer_frames(&mut choices, true),
+    };
+    let whole = peer_decoded(&stream, frame_bytes_max, |left| left);
+    let mut cut = 0;
+    let pieces = peer_decoded(&stream, frame_bytes_max, |left| {
+        cut += 1;
+        left.min(1 + data.get(cut % data.len()).map_or(0, |byte| usize::from(*byte)))
+    });
+    assert_eq!(whole, pieces, "the same bytes in other cuts");
+}
+
+/// Frames with arbitrary payloads; `damaged` breaks some of their heads.
+fn peer_frames(choices: &mut Choices, damaged: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    while !choices.is_empty() && out.len() < 1 << 16 {
+        let (kind, len) = (1 + choices.byte() % 6, choices.below(200));
+        let payload = choices.bytes(len);
+        let covered = [&[kind, 0, 0, 0], payload].concat();
+        let at = out.len();
+        out.extend_from_slice(&crate::peer::MAGIC);
+        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&covered).to_le_bytes());
+        out.extend_from_slice(&covered);
+        if damaged && choices.byte() < 32 {
+            out[at + choices.below(16)] ^= 1 << (choices.byte() % 8);
+        }
+    }
+    out
+}
+
+/// The frames in `stream`, read in pieces of the length that `cut` picks, and the error that ends them.
+fn peer_decoded(
+    stream: &[u8],
+    frame_bytes_max: usize,
+    mut cut: impl FnMut(usize) -> usize,
+) -> (Vec<crate::peer::Frame>, Option<crate::peer::FrameError>) {
+    let mut decoder = crate::peer::Decoder::new(frame_bytes_max);
+    let (mut frames, mut fed) = (Vec::new(), 0);
+    while fed < stream.len() {
+        let len = cut(stream.len() - fed);
+        decoder.feed(&stream[fed..fed + len]);
+        fed += len;
+        loop {
+            match decoder.take_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(without_what_was_found(error))),
+            }
+        }
+    }
+    (frames, None)
+}
+
+/// Of a wrong beginning only as much is told as had come.
+fn without_what_was_found(error: crate::peer::FrameError) -> crate::peer::FrameError {
+    match error {
+        crate::peer::FrameError::Magic { .. } => crate::peer::FrameError::Magic { found: [0; 4] },
+        other => other,
+    }
+}
+
 /// A client fed arbitrary bytes panics at none.
 pub fn fuzz_client_bytes(data: &[u8]) {
     let mut choices = Choices::new(data);

@@ -4,10 +4,10 @@
 //! dialled. The first frame each way is a [`Handshake`]; after the dialler's, and a reply that accepts, frames follow.
 //!
 //! ```text
-//!  frame  | magic ec 50 4c 01 | length u32 | crc32c u32 | kind u8, 0, 0, 0 | payload of that length |
+//!  frame  | magic ec 50 4c 01 | length u32 | crc32c u32 | kind u8, check u24 | payload of that length |
 //! ```
 //!
-//! Numbers are little-endian; the checksum covers kind and payload. The payload of each kind is one flatbuffers table.
+//! Numbers are little-endian; the check is the low part of a crc32c over length and kind, the checksum covers all behind it. The payload of each kind is one flatbuffers table.
 //! Reading checks every offset as it follows it, so no input can make it panic or allocate more than it has sent, and
 //! payloads of entries are slices of the frame, not copies. The magic's first byte starts no HTTP request, so that peers
 //! and plain HTTP share a port.

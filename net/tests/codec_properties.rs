@@ -59,6 +59,11 @@ fn a_client_survives_garbage() {
 }
 
 #[test]
+fn peer_frames_are_the_same_in_any_cuts_and_garbage_ends_them() {
+    check(40_000, 2000, fuzzing::fuzz_peer_bytes);
+}
+
+#[test]
 fn header_blocks_of_garbage_are_bounded() {
     check(40_000, 800, fuzzing::fuzz_hpack_decode);
 }

@@ -203,6 +203,15 @@ impl Log {
         self.applied = index;
     }
 
+    /// The member's state now holds exactly the entries up to `index`: those behind it are handed out, anew if need be.
+    pub(crate) fn restart_at(&mut self, index: u64) {
+        assert!(
+            self.snapshot.is_none() && (self.base_index()..=self.committed()).contains(&index),
+            "a state at entry {index} does not fit the log"
+        );
+        (self.applied, self.handed_out, self.handed_out_bytes) = (index, index, 0);
+    }
+
     /// Drops entries up to `index`, which are applied and durable.
     pub(crate) fn compact(&mut self, index: u64) {
         let term = self

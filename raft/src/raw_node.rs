@@ -63,6 +63,8 @@ pub struct RawNode {
     reads: Reads,
     read_states: Vec<ReadState>,
     outbox: Outbox,
+    /// This member is not to lead for now.
+    held_back: bool,
     /// Entries or a commit index wait to be sent to the followers.
     append_due: bool,
     /// The snapshot on offer to followers that lag behind the log's start.
@@ -107,6 +109,7 @@ impl RawNode {
             reads: Reads::default(),
             read_states: Vec::new(),
             outbox: Outbox::default(),
+            held_back: false,
             append_due: false,
             offered: start.snapshot,
             installed_conf_state: None,
@@ -136,6 +139,21 @@ impl RawNode {
     /// Campaigns now, if this member may: it is a voter, does not lead, and has no committed configuration change unapplied.
     pub fn campaign(&mut self) {
         self.start_campaign(false);
+    }
+
+    /// Keeps this member from campaigning, or lets it again; everything else goes on.
+    ///
+    /// A leader steps down one election time-out later, as it does without a quorum; transfer leadership meanwhile.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+        if !held_back {
+            return;
+        }
+        match self.role {
+            Role::Leader => self.election_elapsed = 0,
+            Role::Candidate | Role::PreCandidate => self.become_follower(self.term, 0),
+            Role::Follower => {}
+        }
     }
 
     /// Proposes one entry; a follower forwards it to the leader.
@@ -257,6 +275,25 @@ impl RawNode {
     pub fn on_applied(&mut self, index: u64) {
         self.log.applied_to(index);
         self.leave_joint_if_due();
+    }
+
+    /// The state of the member was replaced by one of the same group that holds exactly the entries up to `index`, with
+    /// this configuration. The log stays; entries behind `index` are handed out, anew if they were before.
+    ///
+    /// Order: entries that were handed out and are not applied must be dropped.
+    ///
+    /// Errors: the index is not between the log's start and what is committed and durable here, a snapshot is being
+    /// installed, or the configuration is senseless; nothing is changed.
+    pub fn restart_at(&mut self, index: u64, conf_state: &ConfState) -> Result<(), CompactError> {
+        let limit = self.log.committed().min(self.log.stable());
+        let fits = !self.log.has_snapshot() && (self.log.base_index()..=limit).contains(&index);
+        let configuration = Configuration::from_conf_state(conf_state);
+        let (Ok(configuration), true) = (configuration, fits) else {
+            return Err(CompactError::NotApplied { index, limit });
+        };
+        self.tracker.switch(configuration, self.log.last_index());
+        self.log.restart_at(index);
+        Ok(())
     }
 
     /// Drops the log up to and including `index`.

@@ -167,6 +167,52 @@ fn section_5_2_heartbeats_keep_a_follower_from_campaigning() {
 }
 
 #[test]
+fn a_member_that_is_held_back_does_not_campaign_and_steps_down_when_it_leads() {
+    let mut one = member(3, 1, &[]);
+    one.raw.hold_back(true);
+    (0..50).for_each(|_| one.raw.tick());
+    one.raw.step(message(MessageType::MsgTimeoutNow, 2, 1)).unwrap();
+    assert_eq!((one.raw.role(), one.raw.term()), (Role::Follower, 1));
+    one.raw.hold_back(false);
+    lead(&mut one);
+    one.raw.hold_back(true);
+    (0..9).for_each(|_| one.raw.tick());
+    assert_eq!(one.raw.role(), Role::Leader);
+    one.raw.tick();
+    assert_eq!((one.raw.role(), one.raw.leader_id()), (Role::Follower, 0));
+    // The vote of the term it led is not given anew.
+    let term = one.raw.term();
+    one.raw.step(message(MessageType::MsgVote, 2, term)).unwrap();
+    let messages = settle(&mut one);
+    let answers = messages
+        .iter()
+        .filter(|message| message.msg_type == MessageType::MsgVoteResp);
+    assert_eq!(answers.map(|answer| answer.reject).collect::<Vec<_>>(), [true]);
+    one.raw.hold_back(false);
+    (0..20).for_each(|_| one.raw.tick());
+    assert_eq!(one.raw.role(), Role::Candidate);
+}
+
+#[test]
+fn behind_a_state_that_was_put_in_place_the_log_goes_on_and_before_it_nothing_is_applied() {
+    let indexes = |one: &mut Member| -> Vec<u64> {
+        let committed = one.raw.ready().committed;
+        committed.iter().map(|entry| entry.index).collect()
+    };
+    let (three, four) = (ConfState::of_voters(1..=3), ConfState::of_voters(1..=4));
+    let mut one = member(3, 1, &[1, 1, 1]);
+    one.raw.step(append(2, 1, (1, 3), &[], 3)).unwrap();
+    assert_eq!(indexes(&mut one), [1, 2, 3]);
+    assert!(one.raw.restart_at(4, &three).is_err());
+    one.raw.restart_at(1, &four).unwrap();
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (four, 1));
+    assert_eq!(indexes(&mut one), [2, 3]);
+    one.raw.restart_at(3, &three).unwrap();
+    assert_eq!(indexes(&mut one), [0; 0]);
+    assert_eq!((one.raw.conf_state(), one.raw.applied_index()), (three, 3));
+}
+
+#[test]
 fn section_5_2_an_election_is_won_with_a_majority_lost_against_one_and_open_between() {
     let cases: [(u64, &[bool], Role); 7] = [
         (3, &[true], Role::Leader),

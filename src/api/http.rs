@@ -10,9 +10,12 @@ use net::{
 use super::{Api, Verdict, core::Waiting, shard::CallKey, status::Failure};
 use crate::{
     member::{CORRUPT, NOSPACE, View},
+    metrics::CHECKS,
     version::{ETCD_VERSION, STORAGE_VERSION},
 };
 
+/// Why a member is unhealthy whose disk hangs; etcd has no such check.
+const STALLED: &str = "DISK STALLED";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A finished page.
@@ -146,6 +149,7 @@ impl Api {
         let reason = match alarm {
             Some(name) => Some(format!("ALARM {name}")),
             None if !serializable && view.leader == 0 => Some("RAFT NO LEADER".to_owned()),
+            None if !serializable && view.is_stalled => Some(STALLED.to_owned()),
             None => None,
         };
         let metrics = self.setup.metrics.clone();
@@ -201,7 +205,15 @@ impl Api {
             .split('&')
             .any(|part| part == "verbose" || part.starts_with("verbose="));
         let remote = chosen.contains(&"linearizable_read");
-        let finish = move |result: Result<(), Failure>| checks_page(&chosen, verbose, &view, result);
+        let (metrics, clock) = (self.setup.metrics.clone(), self.setup.clock);
+        let kind = if kind == "livez" { "livez" } else { "readyz" };
+        let finish = move |result: Result<(), Failure>| {
+            let ran = |check: &str, ok: bool| {
+                let at = CHECKS.iter().position(|row| *row == (kind, check));
+                metrics.checks[at.expect("every check is in the table")].ran(ok, clock());
+            };
+            checks_page(&chosen, verbose, &view, result, ran)
+        };
         if remote {
             Route::Checked(Box::new(finish))
         } else {
@@ -210,7 +222,13 @@ impl Api {
     }
 }
 
-fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result<(), Failure>) -> Page {
+fn checks_page(
+    chosen: &[&str],
+    verbose: bool,
+    view: &View,
+    linearizable: Result<(), Failure>,
+    ran: impl Fn(&str, bool),
+) -> Page {
     let (mut lines, mut failed) = (String::new(), false);
     for name in chosen {
         let error = match *name {
@@ -218,9 +236,11 @@ fn checks_page(chosen: &[&str], verbose: bool, view: &View, linearizable: Result
                 Some("alarm activated: CORRUPT".to_owned())
             }
             "non_learner" if view.is_learner => Some("not supported for learner".to_owned()),
+            "linearizable_read" if view.is_stalled => Some(STALLED.to_owned()),
             "linearizable_read" => linearizable.err().map(|failure| failure.text.to_owned()),
             _ => None,
         };
+        ran(name, error.is_none());
         match error {
             None => lines.push_str(&format!("[+]{name} ok\n")),
             Some(why) => {

@@ -22,10 +22,11 @@ use super::{
     core::Pending,
     jobs::Job,
     kv::EntryField,
-    shard::{CallKey, CallState, decode},
+    shard::{CallKey, CallState, Wires, decode},
     status::{self, Failure},
 };
 use crate::{
+    config::features::STOP_GRPC_SERVICE_ON_DEFRAG,
     member::{CORRUPT, Request},
     version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION},
 };
@@ -150,38 +151,74 @@ impl Api {
         if !request.service.is_empty() {
             return Err(status::UNKNOWN_HEALTH_SERVICE);
         }
-        self.reply(
-            key,
-            &HealthCheckResponse {
-                status: ServingStatus::Serving as i32,
-            },
-            wire,
-        );
+        let status = self.serving() as i32;
+        self.reply(key, &HealthCheckResponse { status }, wire);
         Ok(())
     }
 
     pub(super) fn health_list(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
-        let serving = HealthCheckResponse {
-            status: ServingStatus::Serving as i32,
-        };
-        let statuses = HashMap::from([(String::new(), serving)]);
+        let status = self.serving() as i32;
+        let statuses = HashMap::from([(String::new(), HealthCheckResponse { status })]);
         self.reply(key, &HealthListResponse { statuses }, wire);
         Ok(())
     }
 
     pub(super) fn health_watch(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
         let request: HealthCheckRequest = decode(message)?;
-        let status = if request.service.is_empty() {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::ServiceUnknown
+        let (status, told) = match request.service.is_empty() {
+            true => {
+                let status = self.serving();
+                (status, Some((status, self.view().defrag.begun)))
+            }
+            false => (ServingStatus::ServiceUnknown, None),
         };
+        self.send_health(key, status, wire);
+        self.set_state(key, CallState::Health(told));
+        Ok(())
+    }
+
+    /// Tells the health watches what has changed; a defragmentation that came and went is told too.
+    pub(super) fn tell_health(&mut self, wires: &dyn Wires) {
+        if !self.setup.features.is_on(STOP_GRPC_SERVICE_ON_DEFRAG) {
+            return;
+        }
+        let defrag = self.view().defrag;
+        let mut news = Vec::new();
+        for (conn, calls) in &mut self.conns {
+            for (stream, call) in calls {
+                let CallState::Health(Some((told, begun))) = &mut call.state else {
+                    continue;
+                };
+                let seen = std::mem::replace(begun, defrag.begun);
+                if seen != defrag.begun && *told == ServingStatus::Serving {
+                    *told = ServingStatus::NotServing;
+                    news.push(((*conn, *stream), *told));
+                }
+                if !defrag.running && *told == ServingStatus::NotServing {
+                    *told = ServingStatus::Serving;
+                    news.push(((*conn, *stream), *told));
+                }
+            }
+        }
+        news.sort_by_key(|(key, _)| *key);
+        for (key, status) in news {
+            wires.with(key.0, &mut |wire| self.send_health(key, status, wire));
+        }
+    }
+
+    fn serving(&mut self) -> ServingStatus {
+        let stopped = self.view().defrag.running && self.setup.features.is_on(STOP_GRPC_SERVICE_ON_DEFRAG);
+        match stopped {
+            true => ServingStatus::NotServing,
+            false => ServingStatus::Serving,
+        }
+    }
+
+    fn send_health(&mut self, key: CallKey, status: ServingStatus, wire: &mut ServerConn) {
         let answer = HealthCheckResponse { status: status as i32 };
         let write = |out: &mut BytesMut| answer.encode(out).expect("a BytesMut grows");
         wire.send_message(key.1, answer.encoded_len(), write);
         self.setup.metrics.methods[Method::HealthWatch.index()].sent.add(1);
-        self.set_state(key, CallState::Health);
-        Ok(())
     }
 
     /// Ends a streaming call well.

@@ -1,5 +1,7 @@
 //! `/metrics`.
 
+mod cluster;
+
 use std::fs;
 
 use net::grpc::Code;
@@ -26,6 +28,7 @@ impl Api {
     pub(super) fn metrics_page(&mut self) -> String {
         let mut page = Exposition::default();
         self.server(&mut page);
+        self.cluster_metrics(&mut page);
         self.store(&mut page);
         self.absent(&mut page);
         self.leases_and_watches(&mut page);
@@ -188,10 +191,6 @@ impl Api {
     /// Names that dashboards ask for, of things that do not happen here.
     fn absent(&self, page: &mut Exposition) {
         for (name, help) in [
-            (
-                "etcd_server_heartbeat_send_failures_total",
-                "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
-            ),
             ("etcd_debugging_store_expires_total", "Total number of expired keys."),
             (
                 "etcd_debugging_store_watch_requests_total",
@@ -211,14 +210,9 @@ impl Api {
             0,
         );
         page.gauge(
-            "etcd_server_snapshot_apply_in_progress_total",
-            "1 if the server is applying the incoming snapshot. 0 if none.",
-            0,
-        );
-        page.gauge(
             "etcd_disk_defrag_inflight",
             "Whether or not defrag is active on the member. 1 means active, 0 means not.",
-            0,
+            u64::from(self.setup.slot.reader().get().defrag.running),
         );
         page.gauge(
             "etcd_mvcc_db_open_read_transactions",

@@ -35,8 +35,7 @@ impl Past for ViewPast<'_> {
     }
 
     fn before(&self, key: &[u8], main: i64, sub: i64) -> Option<Bytes> {
-        // A key changes at most once in a revision, but for deletes and puts of different keys, so the state before the
-        // revision is the state before the change.
+        // As etcd: the state before the revision, even where the transaction changed the key twice.
         let _ = sub;
         let last = if mutant::on("prev_kv_is_the_new_one") {
             main

@@ -78,11 +78,12 @@ impl Api {
     /// Answers a request on a peer URL.
     pub(super) fn peer_http(&mut self, request: &Http1Request) -> Http1Reply {
         let path = request.uri.path();
-        let known = matches!(path, "/version" | "/members" | "/members/hashkv");
+        let known = matches!(path, "/version" | "/members" | "/members/hashkv" | "/raft/probing");
         let page = match path {
             _ if !known => Page::not_found(),
             _ if request.method != HttpMethod::GET => Page::new(405, TEXT, "Method Not Allowed\n"),
             "/version" => self.version_page(),
+            "/raft/probing" => Page::new(200, TEXT, r#"{"OK":true}"#),
             "/members" => {
                 let view = self.view();
                 let members: Vec<_> = view.members.members.values().collect();

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use net::{
     grpc::{Code, Event as WireEvent, RequestHead, ServerConn, Status, StreamId},
     io::{Application, ConnId, Http1Reply, Http1Request, Shard},
-    pb::etcdserverpb::ResponseHeader,
+    pb::{etcdserverpb::ResponseHeader, grpc::health::v1::health_check_response::ServingStatus},
 };
 use prost::Message;
 use storage::mvcc::StoreView;
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     bell::Bell,
+    config::Features,
     latest::{Cached, Slot},
     member::{Event, HashCache, Published, Reply, Request, RequestId, ShardIndex, View},
     metrics::{CoreMetrics, ShardMetrics},
@@ -76,6 +77,8 @@ pub struct ApiSetup {
     pub cluster_id: u64,
     /// Unix time at start, for request ids. Units: milliseconds.
     pub unix_ms: u64,
+    /// The feature gates.
+    pub features: Features,
     /// Bounds.
     pub limits: ApiLimits,
     /// Where the core publishes views.
@@ -157,8 +160,8 @@ pub(super) enum CallState {
     Watch,
     /// A keepalive stream: renewals not answered, and whether the client is done.
     KeepAlive { unanswered: usize, half_closed: bool },
-    /// A health watch.
-    Health,
+    /// A health watch: what it was told, and how many defragmentations had begun then; none: of no known service.
+    Health(Option<(ServingStatus, u64)>),
 }
 
 #[derive(Debug)]
@@ -286,6 +289,7 @@ impl Api {
             self.end(key, Code::DeadlineExceeded);
         }
         self.watch_leader(wires);
+        self.tell_health(wires);
         self.with_hub(wires, |hub, sink, _| hub.notify_progress(now, sink));
         // What waits for a hash that another shard takes is not woken by it.
         self.wake_jobs |= !self.jobs.is_empty() || !self.hashing.is_empty();

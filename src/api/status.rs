@@ -60,6 +60,7 @@ failures! {
     CORRUPT = DataLoss, "etcdserver: corrupt cluster";
     BAD_LEADER_TRANSFEREE = FailedPrecondition, "etcdserver: bad leader transferee";
     DEADLINE_EXCEEDED = DeadlineExceeded, "etcdserver: context deadline exceeded";
+    NEVER_PROPOSED = DeadlineExceeded, "context deadline exceeded";
     INVALID_CLIENT_API_VERSION = InvalidArgument, "etcdserver: invalid client api version";
     AUTH_NOT_ENABLED = FailedPrecondition, "etcdserver: authentication is not enabled";
     NOT_PRIMARY = Unknown, "not a primary lessor";
@@ -87,6 +88,7 @@ impl From<Refusal> for Failure {
             Refusal::Timeout => TIMEOUT,
             Refusal::TimeoutLeaderFailed => TIMEOUT_LEADER_FAILED,
             Refusal::TimeoutConnectionLost => TIMEOUT_CONNECTION_LOST,
+            Refusal::NeverProposed => NEVER_PROPOSED,
             Refusal::TransferTimeout => TRANSFER_TIMEOUT,
             Refusal::NoLeader => NO_LEADER,
             Refusal::Stopped => STOPPED,

@@ -63,8 +63,10 @@ impl Harness {
             is_learner: false,
             members: Arc::new(Membership::default()),
             alarms: Arc::new(BTreeSet::new()),
+            defrag: Default::default(),
             db_size_bytes: 0,
             db_in_use_bytes: 0,
+            is_stalled: false,
         };
         let metrics = Arc::new(ShardMetrics::new(METHODS.len()));
         let limits = ApiLimits {
@@ -77,6 +79,7 @@ impl Harness {
             extensive_metrics: false,
         };
         let setup = ApiSetup {
+            features: crate::config::Config::defaults().features,
             index: 0,
             shards: 1,
             member_id: 1,

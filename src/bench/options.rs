@@ -35,9 +35,9 @@ pub struct Shared {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Process id of the server: report its CPU seconds during the measured requests (same machine only)
-    #[arg(long, global = true)]
-    pub server_pid: Option<u32>,
+    /// Process ids of the servers: report their CPU seconds during the measured requests (same machine only)
+    #[arg(long, global = true, value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
     /// Give up when no answer arrives for so many seconds
     #[arg(long, global = true, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,

@@ -64,6 +64,13 @@ impl Member {
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
         let result = match self.dispatch(request, entry) {
             Ok(outcome) => Ok(outcome),
+            // Members that can apply it have done so: going on without it would be to disagree with them.
+            Err(ApplyError::Refused(Refusal::NotCapable)) => {
+                return Err(Fault::Entry {
+                    index: entry.index,
+                    why: "it holds a kind of request that this version does not know".to_owned(),
+                });
+            }
             Err(ApplyError::Refused(refusal)) => Err(refusal),
             Err(ApplyError::Fault(fault)) => return Err(Fault::Store(fault)),
         };
@@ -292,7 +299,9 @@ pub enum Fault {
     #[error(transparent)]
     Store(#[from] storage::mvcc::StoreError),
     /// A committed entry makes no sense to this version.
-    #[error("log entry {index} cannot be applied: {why}; it was written by a newer or a damaged member")]
+    #[error(
+        "log entry {index} cannot be applied: {why}; it was written by a newer or a damaged member: run the version that the others run"
+    )]
     Entry {
         /// Its index.
         index: u64,

@@ -20,19 +20,21 @@ use storage::{
     buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
     mvcc::{AppliedState, Base, Store, StoreError},
-    tree::{Tree, TreeError, TreeOptions},
+    tree::{MetaUser, Tree, TreeError, TreeOptions},
     wal::{AppendToken, Identity, Recovered, Wal, WalError, WalOptions},
 };
 
 use super::{
     AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    abilities::major_minor,
     alone::stand_alone,
     auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
+    refill::{self, DAMAGED, Refill},
 };
-use crate::metrics::CoreMetrics;
+use crate::{metrics::CoreMetrics, version};
 
 /// Version of the data directory this program writes.
 const FORMAT_VERSION: u32 = 1;
@@ -133,7 +135,7 @@ pub enum BootError {
     /// The log is gone while the tree is there.
     #[error(
         "the log is missing or empty but the tree has applied entry {applied}: this member may have acknowledged what it \
-         no longer has. It must not vote again: remove it from the cluster and add it anew with an empty data directory"
+         no longer has. It must not vote again: remove it from the cluster and add it anew, as a learner, with an empty data directory"
     )]
     LogLost {
         /// What the tree has.
@@ -156,6 +158,16 @@ pub enum BootError {
          To have it back, add it anew (etcdctl member add) and start it with an empty one"
     )]
     Removed,
+    /// All members of the cluster speak a newer version.
+    #[error(
+        "invalid downgrade; server version is lower than determined cluster version: the cluster is at {cluster} and this \
+         program keeps to {}. Use the version that the other members run",
+        version::ETCD_VERSION
+    )]
+    OlderThanCluster {
+        /// The cluster's version.
+        cluster: String,
+    },
     /// The log of a member that is to stand alone does not know it.
     #[error(
         "--force-new-cluster needs a member that has taken part in its cluster, and the log of this one does not reach its \
@@ -174,6 +186,9 @@ pub enum BootError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An earlier run found a bad page.
+    #[error("file {DAMAGED} in the data directory says that the tree is damaged")]
+    NotedDamage,
     /// What was recovered breaks a rule of consensus.
     #[error("recovered state is not usable: {0}")]
     Raft(String),
@@ -196,35 +211,65 @@ impl Engine {
         now_ns: u64,
     ) -> Result<Engine, BootError> {
         claim(disk)?;
-        let tree = Tree::open(disk, tree_options(&options))?;
+        let tree = Tree::open(disk, tree_options(&options)).map_err(BootError::from);
+        // A damaged tree may be refilled if it still tells what it had.
+        let (tree, user) = match tree {
+            Ok(tree) => {
+                let user = tree.root().user().clone();
+                (Ok(tree), user)
+            }
+            Err(error) => match error.is_damage().then(|| Tree::user(disk, TREE_FILE)) {
+                Some(Ok(user)) => (Err(error), user),
+                _ => return Err(error),
+            },
+        };
         let identity = Identity {
             member_id: options.member_id,
             cluster_id: options.cluster_id,
         };
         // Opening the log would make a new one, in the way of the old one that is put back.
-        let applied_index = tree.root().user().applied_index;
+        let applied_index = user.applied_index;
         if applied_index > 0 && Wal::identity(disk, &options.wal_dir)?.is_none() {
             return Err(BootError::LogLost { applied: applied_index });
         }
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
-        let tree = super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref())?;
-        let root = tree.root();
-        let user = root.user().clone();
-        let applied = AppliedState {
-            index: user.applied_index,
-            term: user.applied_term,
-            conf_state: user.conf_state,
+        let tree = match tree {
+            Ok(tree) => super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref()),
+            Err(error) => Err(error),
+        };
+        let whole = tree.and_then(|tree| read(disk, &options, tree));
+        let may_refill =
+            !options.force_new_cluster && refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
+        let (tree, rows, store, applied, refill) = match whole {
+            Ok((tree, rows, store, applied)) => (tree, rows, store, applied, None),
+            Err(error) if error.is_damage() && may_refill => {
+                let applied = applied_state(&user);
+                let (tree, refill) = refill::begin(disk, &options, &error.to_string())?;
+                let base: Arc<dyn Base> = tree.root();
+                let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
+                (
+                    tree,
+                    rows,
+                    Store::restore(base, applied.clone())?,
+                    applied,
+                    Some(refill),
+                )
+            }
+            Err(error) => return Err(error),
         };
         let is_new = recovered.entries.is_empty() && recovered.hard_state == HardState::default();
         if is_new && applied.index > 0 {
             return Err(BootError::LogLost { applied: applied.index });
         }
-        let base: Arc<dyn Base> = root;
-        let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
         if rows.members.removed.contains(&options.member_id) {
             return Err(BootError::Removed);
         }
-        let store = Store::restore(base, applied.clone())?;
+        if let Some(cluster) = rows.members.cluster_version.as_ref()
+            && major_minor(cluster) > major_minor(version::ETCD_VERSION)
+        {
+            let cluster = cluster.clone();
+            return Err(BootError::OlderThanCluster { cluster });
+        }
         let mut start = if is_new {
             bootstrap(&options)
         } else {
@@ -236,12 +281,23 @@ impl Engine {
         };
         let first = if is_new { &start.entries } else { &decreed };
         let founding = (is_new || !decreed.is_empty()).then(|| wal.append(first, Some(start.hard_state), None));
-        let raft = RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
+        let mut raft =
+            RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
+        raft.hold_back(refill.is_some());
         let member = rows.into_member(options, raft, store, applied, metrics, now_ns);
-        Ok(Engine::assemble(member, wal, tree, founding))
+        Ok(Engine::assemble(member, wal, tree, founding, refill))
     }
 
-    fn assemble(member: Member, wal: Wal, tree: Tree, founding: Option<AppendToken>) -> Engine {
+    fn assemble(
+        member: Member,
+        wal: Wal,
+        mut tree: Tree,
+        founding: Option<AppendToken>,
+        refill: Option<Refill>,
+    ) -> Engine {
+        // Room for a whole commit behind the one that finds the disk full, since the alarm is on only then; less on a
+        // small disk, which the size of a segment tells.
+        tree.keep_in_reserve((member.options.commit.bytes_max as u64).min(wal.segment_size_bytes()));
         let committer = Committer::new(tree, member.options.commit);
         let last_wal_bytes = wal.written_bytes();
         let (size, in_use) = committer.sizes();
@@ -254,8 +310,10 @@ impl Engine {
             is_learner: false,
             members: member.members.clone(),
             alarms: member.alarms.clone(),
+            defrag: Default::default(),
             db_size_bytes: size,
             db_in_use_bytes: in_use,
+            is_stalled: false,
         });
         Engine {
             member,
@@ -267,7 +325,10 @@ impl Engine {
             to_apply: VecDeque::new(),
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
+            defrags_begun: 0,
             install: Default::default(),
+            stall: Default::default(),
+            refill,
             published,
             dirty: false,
             last_wal_bytes,
@@ -276,6 +337,37 @@ impl Engine {
             held: VecDeque::new(),
             unsettled_since_ns: None,
         }
+    }
+}
+
+/// Everything the member keeps in memory, from a tree; the tree is closed if it turns out to be damaged.
+type Whole = (Tree, Rows, Store, AppliedState);
+
+fn read(disk: &mut dyn Disk, options: &MemberOptions, tree: Tree) -> Result<Whole, BootError> {
+    let root = tree.root();
+    let applied = applied_state(root.user());
+    let others = refill::has_others(options, root.user());
+    let base: Arc<dyn Base> = root;
+    let rows = match others && refill::noted_damage(disk)? {
+        // The page that was found to be bad may be one that a start does not read.
+        true => Err(BootError::NotedDamage),
+        false => Rows::read(&*base, options.min_lease_ttl_seconds()),
+    };
+    let read = rows.and_then(|rows| Ok((rows, Store::restore(base, applied.clone())?)));
+    match read {
+        Ok((rows, store)) => Ok((tree, rows, store, applied)),
+        Err(error) => {
+            tree.close(disk)?;
+            Err(error)
+        }
+    }
+}
+
+fn applied_state(user: &MetaUser) -> AppliedState {
+    AppliedState {
+        index: user.applied_index,
+        term: user.applied_term,
+        conf_state: user.conf_state.clone(),
     }
 }
 
@@ -577,6 +669,8 @@ impl Rows {
             transfers: Default::default(),
             elected_ns: 0,
             changes: Default::default(),
+            refills: Vec::new(),
+            abilities: Default::default(),
             removed: false,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),

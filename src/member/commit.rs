@@ -102,10 +102,11 @@ impl Committer {
     }
 
     /// Goes on with another tree and gives the old one back. Panics while a commit is under way.
-    pub fn replace_tree(&mut self, tree: Tree) -> Tree {
+    pub fn replace_tree(&mut self, mut tree: Tree) -> Tree {
         assert!(self.is_idle(), "a tree is replaced between commits");
         self.shrinking = false;
         self.working = false;
+        tree.keep_in_reserve(self.tree.reserve_bytes());
         self.settled_bytes = tree.in_use_bytes();
         std::mem::replace(&mut self.tree, tree)
     }
@@ -143,12 +144,12 @@ impl Committer {
         self.shrinking
     }
 
-    /// Whether the last commit could not take space.
+    /// Whether the last commit could not take space, or took what is kept for those that free some.
     pub fn out_of_space(&self) -> bool {
-        self.out_of_space
+        self.out_of_space || self.tree.space_low()
     }
 
-    /// True once for every time the disk becomes full.
+    /// True once for every time the disk is found full.
     pub fn may_complain(&mut self) -> bool {
         !std::mem::replace(&mut self.complained, true)
     }
@@ -319,6 +320,7 @@ impl Committer {
             Err(TreeError::NoSpace { .. }) => {
                 // Nothing was changed yet: the same commit is tried again later (DECISIONS 4).
                 self.out_of_space = true;
+                self.complained = false;
                 self.working = false;
                 self.next_ns = now_ns + SPACE_RETRY_NS;
                 return Ok(Step::Idle);

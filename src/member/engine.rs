@@ -24,10 +24,11 @@ use storage::{
 use super::{
     Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
     commit::{Committer, Step},
+    view::Defrag,
 };
 
 /// Entries applied in one turn before the others get theirs. Units: entries.
-const APPLY_TURN_MAX: usize = 512;
+pub(super) const APPLY_TURN_MAX: usize = 512;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
 /// Proposals held back while the tree or the log lags; more are refused.
@@ -78,7 +79,11 @@ pub struct Engine {
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    pub(super) defrags_begun: u64,
     pub(super) install: super::install::Install,
+    pub(super) stall: super::stall::Stall,
+    /// The tree is damaged: the member waits for another.
+    pub(super) refill: Option<super::refill::Refill>,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
@@ -131,6 +136,11 @@ impl Engine {
         self.committer.root()
     }
 
+    /// Consensus, to be looked at: who checks its invariants does so from outside.
+    pub fn consensus(&self) -> &raft::RawNode {
+        &self.member.raft
+    }
+
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.member.options.member_id
@@ -176,7 +186,9 @@ impl Engine {
     ) -> Result<(), Fault> {
         self.member.metrics.turns.add(1);
         self.take_completions(disk, now_ns)?;
+        let next_tick_ns = self.member.next_tick_ns;
         self.member.tick(now_ns);
+        self.watch_log(self.member.next_tick_ns != next_tick_ns);
         while !self.overloaded()
             && let Some(event) = self.held.pop_front()
         {
@@ -185,7 +197,8 @@ impl Engine {
         for event in events.drain(..) {
             self.take_event(event);
         }
-        self.start_install();
+        self.pump_refill(now_ns);
+        self.start_install(disk)?;
         self.member.flush_proposals();
         self.run_raft(out, now_ns)?;
         self.settle_log(now_ns);
@@ -193,12 +206,14 @@ impl Engine {
         self.compact(now_ns);
         self.publish(out);
         self.commit(disk, now_ns)?;
-        out.more |= !self.to_apply.is_empty() || self.member.raft.has_ready() || self.committer.has_work();
+        let applies = !self.to_apply.is_empty() && self.refill.is_none();
+        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work();
         if self.dirty {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
+        self.send_refills(out);
         out.removed |= self.member.removed;
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
@@ -237,6 +252,8 @@ impl Engine {
                 request: Request::Defragment,
             } => {
                 self.defragmenting.push((shard, id));
+                self.defrags_begun += 1;
+                self.dirty = true;
                 self.committer.start_shrinking();
             }
             Event::Request {
@@ -245,6 +262,14 @@ impl Engine {
                 request: Request::Propose { .. },
             } if self.held.len() >= HELD_MAX => {
                 self.member.answer(shard, id, Err(Refusal::TooManyRequests));
+            }
+            // What it took it could not write down, and the others are to lead.
+            Event::Request {
+                shard,
+                id,
+                request: Request::Propose { .. },
+            } if self.stall.is_stalled() && self.member.raft.is_leader() => {
+                self.member.answer(shard, id, Err(Refusal::Timeout));
             }
             event @ Event::Request {
                 request: Request::Propose { .. },
@@ -329,6 +354,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Members that asked for one get a snapshot; the shell fills in which, with its pages.
+    fn send_refills(&mut self, out: &mut Outputs) {
+        let durable = self.committer.durable();
+        for to in std::mem::take(&mut self.member.refills) {
+            let snapshot = raft::Snapshot {
+                metadata: SnapshotMetadata {
+                    index: durable.applied_index,
+                    term: durable.applied_term,
+                    conf_state: self.member.raft.conf_state(),
+                },
+                ..raft::Snapshot::default()
+            };
+            out.messages.push(Message {
+                msg_type: MessageType::MsgSnap,
+                to,
+                from: self.member.options.member_id,
+                term: self.member.raft.term(),
+                snapshot: Some(snapshot),
+                ..Message::default()
+            });
+        }
+    }
+
     /// A sole voter need not wait for an election time-out.
     fn campaign_alone(&mut self) {
         let voters = &self.member.raft.conf_state().voters;
@@ -348,6 +396,10 @@ impl Engine {
     }
 
     fn apply_some(&mut self, mut applied: usize) -> Result<usize, Fault> {
+        // There is nothing to apply them to.
+        if self.refill.is_some() {
+            return Ok(applied);
+        }
         while applied < APPLY_TURN_MAX {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
@@ -429,15 +481,33 @@ impl Engine {
             is_learner: me.is_some_and(|me| me.is_learner),
             members: member.members.clone(),
             alarms: member.alarms.clone(),
+            defrag: Defrag {
+                running: !self.defragmenting.is_empty(),
+                begun: self.defrags_begun,
+            },
             db_size_bytes: size,
             db_in_use_bytes: in_use + member.store.buffered_bytes() as u64,
+            is_stalled: self.stall.is_stalled(),
         }
     }
 
     fn commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
-        if self.tree_stands_still() {
-            return Ok(());
+        if !self.tree_stands_still() {
+            self.step_commit(disk, now_ns)?;
         }
+        let (size, in_use) = self.committer.sizes();
+        self.member.metrics.db_size.set(size);
+        self.member.metrics.db_in_use.set(in_use);
+        let written = self.wal.written_bytes();
+        self.member
+            .metrics
+            .wal_write_bytes
+            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        // Also while the tree stands still for a snapshot: its marker may be what the log has no room for.
+        self.look_for_space(now_ns)
+    }
+
+    fn step_commit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> Result<(), Fault> {
         self.founding = self.founding.filter(|token| *token > self.wal.persisted());
         let persisted = match self.founding {
             Some(_) => 0,
@@ -453,14 +523,11 @@ impl Engine {
                 self.answer_defragmented();
             }
         }
-        let (size, in_use) = self.committer.sizes();
-        self.member.metrics.db_size.set(size);
-        self.member.metrics.db_in_use.set(in_use);
-        let written = self.wal.written_bytes();
-        self.member
-            .metrics
-            .wal_write_bytes
-            .add(written - std::mem::replace(&mut self.last_wal_bytes, written));
+        Ok(())
+    }
+
+    /// Tries a full disk again from time to time, and raises the alarm.
+    fn look_for_space(&mut self, now_ns: u64) -> Result<(), Fault> {
         let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
         if wal_low && now_ns >= self.next_space_retry_ns {
             self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
@@ -527,6 +594,7 @@ impl Engine {
         if self.compaction.active || self.member.store.buffered_bytes() > 0 {
             return self.committer.start_shrinking();
         }
+        self.dirty = true;
         for (shard, id) in std::mem::take(&mut self.defragmenting) {
             self.member.answer(shard, id, Ok(Outcome::Done));
         }

@@ -34,6 +34,8 @@ pub enum Refusal {
     TimeoutLeaderFailed,
     /// As [`Refusal::Timeout`], and links to other members were down.
     TimeoutConnectionLost,
+    /// No leader was there to take the proposal within the request time-out.
+    NeverProposed,
     /// Leadership did not move within the request time-out.
     TransferTimeout,
     /// No leader was found within the request time-out.

@@ -104,6 +104,15 @@ pub enum Event {
         /// It is up.
         up: bool,
     },
+    /// A member said what it can do.
+    Greeted {
+        /// The member.
+        id: u64,
+        /// Kinds of log entries it can apply, a bit each: see [`ENTRY_KINDS`](super::ENTRY_KINDS).
+        entry_kinds: u64,
+        /// The etcd release it is compatible with.
+        etcd_version: String,
+    },
     /// A message to this member was dropped on the way.
     Unreachable(u64),
     /// A snapshot for this member lies whole and durable beside its tree.

@@ -180,6 +180,12 @@ impl Member {
                 let info = self.lessor.info(lease, call.with_keys, self.now_ns);
                 self.settle(asker, Ok(Outcome::LeaseInfo(info)));
             }
+            CallMethod::Refill => {
+                if let Asker::Peer(from, _) = asker {
+                    self.refills.push(from);
+                }
+                self.settle(asker, Ok(Outcome::Done));
+            }
             CallMethod::Promote => self.start_change(asker, call.id, MemberChange::Promote(call.subject)),
         }
     }
@@ -205,6 +211,22 @@ impl Member {
         self.forwards.answers.push((to, answer));
     }
 
+    /// Asks the leader for a snapshot; its answer tells nothing, since the pages come on a connection of their own.
+    pub(super) fn ask_for_refill(&mut self) {
+        let leader = self.raft.leader_id();
+        if leader == 0 || leader == self.options.member_id {
+            return;
+        }
+        self.next_own_id += 1;
+        let call = Call {
+            id: self.next_own_id,
+            method: CallMethod::Refill,
+            subject: self.options.member_id,
+            with_keys: false,
+        };
+        self.forwards.calls.push((leader, call));
+    }
+
     /// The leader's answer to a request that was passed on.
     pub(super) fn on_answer(&mut self, answer: Answer) {
         let Some(forward) = self.forwards.waiting.get_mut(&answer.id) else {
@@ -223,6 +245,7 @@ impl Member {
                 ttl: answer.first,
                 revision: self.store.revision(),
             }),
+            (_, CallMethod::Refill) => return,
             (None, CallMethod::LeaseInfo) => Ok(Outcome::LeaseInfo(Some(LeaseInfo {
                 remaining_seconds: answer.first,
                 granted_seconds: answer.second,

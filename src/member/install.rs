@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use raft::{Message, PersistToken, SnapshotMetadata, mutant};
+use raft::{ConfState, Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
     io::{Disk, ErrorKind, Op},
@@ -24,6 +24,7 @@ use storage::{
 use super::{
     BootError, Engine, Fault,
     boot::{Rows, TREE_FILE, tree_options},
+    engine::APPLY_TURN_MAX,
 };
 
 /// Where the pages of another member's tree are received, beside the tree.
@@ -42,6 +43,13 @@ pub(super) struct Install {
     installed: bool,
 }
 
+impl Install {
+    /// Whether a snapshot is on its way into the member.
+    pub(super) fn is_busy(&self) -> bool {
+        self.received.is_some() || self.under_way.is_some()
+    }
+}
+
 impl Engine {
     /// A snapshot was received and is durable.
     pub(super) fn on_received(&mut self, message: Box<Message>) {
@@ -52,30 +60,57 @@ impl Engine {
 
     /// Whether the tree must stand still for a snapshot.
     pub(super) fn tree_stands_still(&self) -> bool {
-        self.install.under_way.is_some() || (self.install.received.is_some() && self.committer.is_idle())
+        self.refill.is_some()
+            || self.install.under_way.is_some()
+            || (self.install.received.is_some() && self.committer.is_idle())
     }
 
     /// Hands a received snapshot to consensus once no commit is under way.
-    pub(super) fn start_install(&mut self) {
-        if self.install.received.is_none() || !self.committer.is_idle() {
-            return;
+    pub(super) fn start_install(&mut self, disk: &mut dyn Disk) -> Result<(), Fault> {
+        // With as much as a turn applies at hand, consensus would not be asked in this turn whether it wants it.
+        let busy = !self.committer.is_idle() || self.to_apply.len() >= APPLY_TURN_MAX;
+        if self.install.received.is_none() || busy {
+            return Ok(());
         }
         let message = self.install.received.take().expect("just seen");
         tracing::info!(
             index = message.snapshot.as_ref().map(|s| s.metadata.index),
             "a snapshot was received"
         );
+        if let Some(snapshot) = message
+            .snapshot
+            .as_ref()
+            .filter(|snapshot| self.log_reaches(snapshot.metadata.index))
+        {
+            self.take_beside_log(disk, &snapshot.metadata)
+                .map_err(|error| Fault::Snapshot(error.to_string()))?;
+            (self.install.done, self.install.installed) = (true, true);
+            return Ok(());
+        }
         if let Err(error) = self.member.raft.step(*message) {
             tracing::warn!(%error, "the snapshot is not called for");
         }
         // Consensus says in its next Ready whether it wants it.
         self.install.done = true;
+        Ok(())
+    }
+
+    /// Takes the state over that a member with a damaged tree asked for; its log stays.
+    fn take_beside_log(&mut self, disk: &mut dyn Disk, metadata: &SnapshotMetadata) -> Result<(), BootError> {
+        self.install(disk, metadata)?;
+        let conf_state = ConfState::decode(&self.member.applied.conf_state);
+        let conf_state = conf_state.map_err(|error| BootError::Raft(error.to_string()))?;
+        let restarted = self.member.raft.restart_at(metadata.index, &conf_state);
+        restarted.map_err(|error| BootError::Raft(error.to_string()))?;
+        self.to_apply.clear();
+        Ok(())
     }
 
     /// Consensus wants the snapshot: what was committed before it and is not applied is void.
     pub(super) fn snapshot_taken(&mut self, token: PersistToken, metadata: SnapshotMetadata) {
         self.to_apply.clear();
         self.install.done = false;
+        self.member.metrics.installing.set(1);
         self.install.under_way = Some((token, metadata));
     }
 
@@ -100,6 +135,7 @@ impl Engine {
         failpoint!("raftAfterWALRelease");
         self.install.done = true;
         self.install.installed = true;
+        self.member.metrics.installing.set(0);
         Ok(())
     }
 
@@ -131,6 +167,7 @@ impl Engine {
         self.member.take_over(rows, store, applied);
         self.compaction.resume();
         self.dirty = true;
+        self.end_refill(disk)?;
         tracing::info!(index = metadata.index, term = metadata.term, "a snapshot is installed");
         Ok(())
     }
@@ -157,9 +194,7 @@ fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
     })?;
-    if !mutant::on("installed_name_not_synced") {
-        disk.call(Op::SyncDir(String::new()))?;
-    }
+    disk.call(Op::SyncDir(String::new()))?;
     Ok(())
 }
 

@@ -107,15 +107,28 @@ impl Member {
     /// Checks a change and queues it for the log.
     pub(super) fn start_change(&mut self, asker: Asker, id: RequestId, change: MemberChange) {
         if let Err(refusal) = self.may_change(&change) {
+            self.count_promotion(&change, Err(refusal));
             tracing::warn!(?change, ?refusal, "a member change is refused");
             return self.settle(asker, Err(refusal));
         }
         if self.changes.queue.len() >= WAITING_CHANGES_MAX {
             return self.settle(asker, Err(Refusal::TooManyRequests));
         }
+        self.count_promotion(&change, Ok(()));
         self.changes.queue.push_back(encode(id, change));
         let deadline_ns = self.now_ns + self.options.request_timeout_ns;
         self.changes.asked.insert(id, (asker, deadline_ns));
+    }
+
+    fn count_promotion(&self, change: &MemberChange, result: Result<(), Refusal>) {
+        let counter = match (change, result) {
+            (MemberChange::Promote(_), Ok(())) => &self.metrics.promotions,
+            (MemberChange::Promote(_), Err(Refusal::LearnerNotReady)) => &self.metrics.promotions_early,
+            (MemberChange::Promote(_), Err(Refusal::MemberNotLearner)) => &self.metrics.promotions_of_voters,
+            (MemberChange::Promote(_), Err(Refusal::MemberNotFound)) => &self.metrics.promotions_of_strangers,
+            _ => return,
+        };
+        counter.add(1);
     }
 
     fn may_change(&self, change: &MemberChange) -> Result<(), Refusal> {

@@ -6,10 +6,12 @@
 //!
 //! Source: etcd `lessor.Renew`, `findDueScheduledCheckpoints`; issue 15247 (revocations of a former leader).
 
-use net::pb::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest};
+use net::pb::etcdserverpb::{
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, LeaseRevokeRequest,
+};
 use net::peer::CallMethod;
 
-use super::{Asker, Member, Outcome, Refusal, WAITING_MAX, lessor::Renewal};
+use super::{Asker, Member, Outcome, Refusal, WAITING_MAX, abilities::LEASE_REVOKE_BATCH, lessor::Renewal};
 
 /// Leases revoked or checkpointed by one entry. Units: leases. Source: etcd `maxLeaseCheckpointBatchSize`.
 const BATCH_MAX: usize = 1000;
@@ -95,14 +97,7 @@ impl Member {
         let expired = self.lessor.expired(self.now_ns, BATCH_MAX);
         if !expired.is_empty() {
             self.metrics.leases_expired.add(expired.len() as u64);
-            let batch = LeaseRevokeBatchRequest {
-                term: self.raft.term(),
-                ids: expired,
-            };
-            self.propose_own(InternalRaftRequest {
-                lease_revoke_batch: Some(batch),
-                ..Default::default()
-            });
+            self.revoke(expired);
         }
         if self.now_ns >= self.next_checkpoint_ns {
             self.next_checkpoint_ns = self.now_ns + self.options.lease_checkpoint_interval_ns;
@@ -117,6 +112,29 @@ impl Member {
             if !left.is_empty() {
                 self.propose_checkpoints(left);
             }
+        }
+    }
+
+    /// By one entry, or by one each while a member may not know batches.
+    fn revoke(&mut self, expired: Vec<i64>) {
+        if self
+            .abilities
+            .all_apply(&self.members, self.options.member_id, LEASE_REVOKE_BATCH)
+        {
+            let batch = LeaseRevokeBatchRequest {
+                term: self.raft.term(),
+                ids: expired,
+            };
+            return self.propose_own(InternalRaftRequest {
+                lease_revoke_batch: Some(batch),
+                ..Default::default()
+            });
+        }
+        for id in expired {
+            self.propose_own(InternalRaftRequest {
+                lease_revoke: Some(LeaseRevokeRequest { id }),
+                ..Default::default()
+            });
         }
     }
 

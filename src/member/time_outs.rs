@@ -2,6 +2,8 @@
 //!
 //! Source: etcd `parseProposeCtxErr`, `linearizableReadLoop`, `MoveLeader`.
 
+use std::collections::BTreeSet;
+
 use super::{Member, Outcome, READ_RETRY_NS, ReadRound, Refusal, RequestId, ShardIndex};
 
 /// Transfers of leadership that are waited for at once. More are refused.
@@ -62,10 +64,6 @@ impl Member {
 
     /// Why a proposal made at `since_ns` is late: its leader may have failed under it, or links are down.
     pub(super) fn why_late(&self, since_ns: u64) -> Refusal {
-        let lost_ns = self.elected_ns.saturating_sub(2 * self.options.election_timeout_ns);
-        if lost_ns < since_ns && since_ns < self.elected_ns {
-            return Refusal::TimeoutLeaderFailed;
-        }
         let me = self.options.member_id;
         let linked = |id: u64| id == me || self.changes.is_linked_since(id, since_ns);
         let connected = match self.raft.leader_id() {
@@ -76,10 +74,8 @@ impl Member {
             }
             leader => linked(leader),
         };
-        match connected {
-            true => Refusal::Timeout,
-            false => Refusal::TimeoutConnectionLost,
-        }
+        let lost_ns = self.elected_ns.saturating_sub(2 * self.options.election_timeout_ns);
+        reason(since_ns, (lost_ns, self.elected_ns), connected)
     }
 
     /// Ends what has waited for too long.
@@ -90,10 +86,18 @@ impl Member {
             let late = self.proposals.iter().filter(|(_, (_, deadline))| *deadline <= now);
             let mut late: Vec<(RequestId, ShardIndex)> = late.map(|(id, (shard, _))| (*id, *shard)).collect();
             late.sort_unstable();
+            // Only without a leader does the batch hold what is late.
+            let unproposed: BTreeSet<RequestId> = match late.is_empty() {
+                false => self.batch_ids.iter().copied().collect(),
+                true => BTreeSet::new(),
+            };
             for (id, shard) in late {
                 let (_, deadline_ns) = self.proposals.remove(&id).expect("just seen");
                 self.metrics.failed.add(1);
-                let why = self.why_late(deadline_ns - timeout);
+                let why = match unproposed.contains(&id) {
+                    true => Refusal::NeverProposed,
+                    false => self.why_late(deadline_ns - timeout),
+                };
                 self.answer(shard, id, Err(why));
             }
         }
@@ -124,5 +128,32 @@ impl Member {
             self.next_context += 1;
             let _ = self.raft.read_index(context);
         }
+    }
+}
+
+/// Why a proposal is late. `lost`: from when on this member, before it came to lead, may have followed a dead leader, and
+/// until when. `connected`: links to those who count were up all the time.
+fn reason(since_ns: u64, lost: (u64, u64), connected: bool) -> Refusal {
+    if lost.0 < since_ns && since_ns < lost.1 {
+        Refusal::TimeoutLeaderFailed
+    } else if connected {
+        Refusal::Timeout
+    } else {
+        Refusal::TimeoutConnectionLost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_proposal_blames_a_leader_lost_around_its_start_then_links_then_nobody() {
+        let lost = (1000, 3000);
+        assert_eq!(reason(2000, lost, true), Refusal::TimeoutLeaderFailed);
+        assert_eq!(reason(2000, lost, false), Refusal::TimeoutLeaderFailed);
+        assert_eq!(reason(3000, lost, true), Refusal::Timeout);
+        assert_eq!(reason(900, lost, false), Refusal::TimeoutConnectionLost);
+        assert_eq!(reason(900, (0, 0), true), Refusal::Timeout, "it never led");
     }
 }

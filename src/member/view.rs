@@ -6,6 +6,15 @@ use storage::mvcc::{Block, StoreView};
 
 use super::Membership;
 
+/// Defragmentations that were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Defrag {
+    /// One is under way.
+    pub running: bool,
+    /// How many have begun since the start.
+    pub begun: u64,
+}
+
 /// An immutable picture of the member. A clone costs a few reference counts.
 #[derive(Clone)]
 pub struct View {
@@ -25,10 +34,14 @@ pub struct View {
     pub members: Arc<Membership>,
     /// Active alarms: (member, kind).
     pub alarms: Arc<BTreeSet<(u64, i32)>>,
+    /// Defragmentations.
+    pub defrag: Defrag,
     /// Size of the tree's file. Units: bytes.
     pub db_size_bytes: u64,
     /// Bytes of it in use, and of what is buffered and not yet in it.
     pub db_in_use_bytes: u64,
+    /// The disk does not take writes of the log.
+    pub is_stalled: bool,
 }
 
 impl View {

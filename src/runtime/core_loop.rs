@@ -14,7 +14,7 @@ use net::io::{Acceptor, Listener, peer_door};
 use storage::io::GlommioDisk;
 
 use super::{
-    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, identity,
+    MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
     pause::{Turn, breathe},
@@ -110,7 +110,7 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         engine = start(&birth, &mut disk)?;
     }
     shared.identity = birth.identity;
-    if birth.restarts && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
+    if birth.restarts && !engine.is_refilling() && shared.config.features.is_on(INITIAL_CORRUPT_CHECK) {
         corruption::check_at_start(shared, &engine.view()).await?;
     }
     let slot = Slot::new(engine.view());
@@ -135,7 +135,13 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         });
     }
     let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
-    let mut peers = Peers::new(birth.identity, path.clone(), first.collect(), to_core);
+    let mut peers = Peers::new(
+        birth.identity,
+        path.clone(),
+        first.collect(),
+        to_core,
+        shared.core_metrics.clone(),
+    );
     peers.follow(&engine.view().members);
     let (bell, deadline_ns) = (Bell::default(), Rc::new(Cell::new(0)));
     glommio::spawn_local(tick(bell.clone(), deadline_ns.clone())).detach();
@@ -201,10 +207,14 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 }
 
 impl Core {
-    /// Runs turns until a leader is known and what was committed is applied, at most for two election time-outs.
+    /// Runs turns until a leader is known, at most for two election time-outs, and until the member has its state.
     async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        while self.engine.view().leader == 0 && now_ns() < give_up_ns {
+        let waits = |core: &Core| {
+            let elects = core.engine.view().leader == 0 && now_ns() < give_up_ns;
+            elects || (core.engine.is_refilling() && !core.shared.stop.load(Ordering::Relaxed))
+        };
+        while waits(self) {
             let more = self.turn(events);
             if more {
                 breathe().await;
@@ -261,6 +271,9 @@ impl Core {
         let mut out = Outputs::default();
         if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
             tracing::error!(%fault, "the member stops");
+            if fault.is_damage() {
+                die_of_damage(fault.to_string());
+            }
             die(&fault.to_string());
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());

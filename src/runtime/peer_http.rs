@@ -1,6 +1,6 @@
 //! Asking other members over HTTP on their peer URLs: one request, one connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use net::io::connect;
 
@@ -18,6 +18,8 @@ pub struct Answer {
     pub cluster_id: Option<u64>,
     /// The body.
     pub body: String,
+    /// Time from the request to the end of the answer, connecting not counted.
+    pub took: Duration,
 }
 
 /// GETs `path` of the peer URL `url`.
@@ -34,7 +36,13 @@ pub async fn get(
         Ok::<_, glommio::GlommioError<()>>(exchange(url, path, cluster_id, body, patience).await)
     });
     match asked.await {
-        Ok(result) => parse(&result.map_err(|error| error.to_string())?),
+        Ok(result) => {
+            let (answer, took) = result.map_err(|error| error.to_string())?;
+            Ok(Answer {
+                took,
+                ..parse(&answer)?
+            })
+        }
         Err(_) => Err(format!("no answer within {patience:?}")),
     }
 }
@@ -45,7 +53,7 @@ async fn exchange(
     cluster_id: Option<u64>,
     body: &str,
     patience: Duration,
-) -> std::io::Result<Vec<u8>> {
+) -> std::io::Result<(Vec<u8>, Duration)> {
     let address = resolve(url).await?;
     let mut stream = connect(address, patience).await?;
     let host = url.split_once("://").map_or(url, |(_, host)| host);
@@ -55,12 +63,13 @@ async fn exchange(
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
+    let sent = Instant::now();
     stream.write_all(request.as_bytes()).await?;
     let (mut answer, mut buf) = (Vec::new(), [0; 4096]);
     loop {
         let read = stream.read(&mut buf).await?;
         if read == 0 || answer.len() > ANSWER_BYTES_MAX {
-            return Ok(answer);
+            return Ok((answer, sent.elapsed()));
         }
         answer.extend_from_slice(&buf[..read]);
     }
@@ -80,6 +89,7 @@ fn parse(answer: &[u8]) -> Result<Answer, String> {
         status: status.ok_or_else(|| format!("it answered {line:?}"))?,
         cluster_id: cluster,
         body: body.trim().to_owned(),
+        took: Duration::ZERO,
     })
 }
 

@@ -23,16 +23,19 @@ use net::{
 use raft::{Message, MessageType};
 use storage::{tree::Root, wal::Identity};
 
-use super::mailbox::Sender;
+use super::{mailbox::Sender, now_ns};
 use crate::{
     config::ETCD_VERSION,
-    member::{Event, Membership},
+    member::{ENTRY_KINDS, Event, Membership},
+    metrics::CoreMetrics,
 };
 pub(super) use link::resolve;
 use link::{Link, Outgoing};
 
-/// Kinds of log entries this program applies: etcd 3.6's, and batches of lease revocations.
-const ENTRY_KINDS: u64 = 0b11;
+/// What is said of a member that is refused is said again after this long. Units: nanoseconds.
+const REFUSED_AGAIN_NS: u64 = 60_000_000_000;
+/// Members that this is remembered of.
+const REFUSED_MAX: usize = 256;
 
 /// The links of one member.
 pub struct Peers {
@@ -49,10 +52,14 @@ struct Context {
     to_core: Sender<Event>,
     members: RefCell<Arc<Membership>>,
     data_dir: PathBuf,
+    /// Counters of the other members.
+    metrics: Arc<CoreMetrics>,
     /// A snapshot is being received, or received and not yet dealt with.
     receiving: Cell<bool>,
     /// Members that a snapshot is being sent to.
     sending: RefCell<BTreeSet<u64>>,
+    /// Members that were refused, why, and when that was said.
+    refused: RefCell<BTreeMap<u64, (Verdict, u64)>>,
 }
 
 impl Peers {
@@ -62,6 +69,7 @@ impl Peers {
         data_dir: PathBuf,
         first: BTreeMap<u64, Vec<String>>,
         to_core: Sender<Event>,
+        metrics: Arc<CoreMetrics>,
     ) -> Peers {
         let ctx = Context {
             member_id: identity.member_id,
@@ -69,8 +77,10 @@ impl Peers {
             to_core,
             members: RefCell::default(),
             data_dir,
+            metrics,
             receiving: Cell::new(false),
             sending: RefCell::default(),
+            refused: RefCell::default(),
         };
         let mut peers = Peers {
             ctx: Rc::new(ctx),
@@ -199,6 +209,43 @@ impl Context {
         } else {
             Verdict::Accepted
         }
+    }
+
+    /// Says that a member is refused, and why; of one that keeps trying, from time to time only.
+    fn refuse(&self, theirs: &Handshake, verdict: Verdict) {
+        let (mut refused, now_ns) = (self.refused.borrow_mut(), now_ns());
+        let said = refused.get(&theirs.from);
+        if said.is_some_and(|(why, since_ns)| *why == verdict && now_ns < since_ns + REFUSED_AGAIN_NS) {
+            return;
+        }
+        if refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        refused.insert(theirs.from, (verdict, now_ns));
+        tracing::warn!(
+            peer = format!("{:x}", theirs.from),
+            its_cluster = format!("{:x}", theirs.cluster_id),
+            our_cluster = format!("{:x}", self.cluster_id),
+            ?verdict,
+            reason = match verdict {
+                Verdict::WrongCluster =>
+                    "it belongs to another cluster; check --initial-cluster-token and its peer URLs",
+                Verdict::WrongMember => "it looks for another member at this address; check the peer URLs",
+                Verdict::Removed => "it was removed from the cluster",
+                Verdict::WrongVersion => "its version of the peer protocol is too far from ours; upgrade step by step",
+                Verdict::Accepted => "",
+            },
+            "a member that dialled us is refused"
+        );
+    }
+
+    /// A member has shaken hands and was accepted.
+    fn greeted(&self, id: u64, theirs: &Handshake) {
+        self.tell(Event::Greeted {
+            id,
+            entry_kinds: theirs.entry_kinds,
+            etcd_version: theirs.etcd_version.clone(),
+        });
     }
 
     fn tell(&self, event: Event) {

@@ -51,6 +51,7 @@ pub fn start(shared: Shared, seed: ShardSeed) -> Intake {
         member_id: shared.identity.member_id,
         cluster_id: shared.identity.cluster_id,
         unix_ms: unix_ms(),
+        features: shared.config.features.clone(),
         limits: options::api(&shared.config),
         slot,
         pins,

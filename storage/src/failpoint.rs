@@ -1,6 +1,6 @@
 //! Named points in the code at which a test may end, delay or divert the member.
 //!
-//! They exist only in a build with the feature `failpoints`; without it [`failpoint!`](crate::failpoint) is no code at
+//! They exist only in a build with the feature `failpoints`; without it [`failpoint!`](crate::failpoint!) is no code at
 //! all. This module knows the places only. What happens at them is decided by the one handler that the program
 //! installs; without one, nothing does.
 

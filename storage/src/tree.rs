@@ -285,6 +285,16 @@ impl Tree {
         (self.space.free().pages(), self.space.pending_pages())
     }
 
+    /// Changes [`TreeOptions::reserve_bytes`], from the next commit on.
+    pub fn keep_in_reserve(&mut self, bytes: u64) {
+        self.options.reserve_bytes = bytes;
+    }
+
+    /// What [`TreeOptions::reserve_bytes`] is now.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.options.reserve_bytes
+    }
+
     /// Whether the last attempt to keep [`TreeOptions::reserve_bytes`] ahead failed for lack of space.
     pub fn space_low(&self) -> bool {
         self.space_low

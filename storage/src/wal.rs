@@ -123,6 +123,17 @@ pub struct Recovered {
     pub torn_tail: Option<TornTail>,
 }
 
+impl Recovered {
+    /// Whether the entries up to `index` are here, or were let go of, and those behind it follow without a gap.
+    pub fn reaches(&self, index: u64) -> bool {
+        let marker = self.snapshot.as_ref().map_or(0, |marker| marker.index);
+        match (self.entries.first(), self.entries.last()) {
+            (Some(first), Some(last)) => marker <= index && first.index <= index + 1 && last.index >= index,
+            _ => marker == index && index > 0,
+        }
+    }
+}
+
 /// Whether there is room for what comes next.
 #[derive(Clone, Debug)]
 pub enum Space {
@@ -145,8 +156,8 @@ pub enum WalError {
     /// An acknowledged batch is damaged.
     #[error(
         "write-ahead log: {file} is corrupt at offset {offset}: expected {expected}, found {found}; do not truncate or \
-         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew \
-         with an empty data directory (a single member: restore a snapshot)"
+         delete it: votes and acknowledged entries may be lost. Remove this member from the cluster and add it anew, \
+         as a learner, with an empty data directory (a single member: restore a snapshot)"
     )]
     Corrupt {
         /// The damaged file.

@@ -2,7 +2,7 @@
 
 use crate::support::{
     pb::{
-        etcdserverpb::{PutRequest, WatchCreateRequest},
+        etcdserverpb::{DefragmentRequest, PutRequest, SnapshotRequest, WatchCreateRequest},
         mvccpb::{Event, event::EventType},
     },
     *,
@@ -275,4 +275,45 @@ async fn kill_9_during_compaction_keeps_what_compaction_keeps() {
         hash = next.hash;
     }
     drop(client);
+}
+
+#[tokio::test]
+async fn kill_9_in_the_middle_of_maintenance_keeps_everything() {
+    let mut rng = Rng::new(seed(44));
+    let mut server = Server::start(&[]).await;
+    let mut expected = BTreeMap::new();
+    for round in 0..scaled(9) {
+        let client = server.client();
+        for i in 0..40 {
+            let key = format!("k{:02}", (round * 7 + i) % 60);
+            let value = rng.bytes(8000);
+            client.put(key.clone(), value.clone()).await;
+            expected.insert(key.into_bytes(), value);
+        }
+        let newest = client.revision().await;
+        let (working, kind) = (client.clone(), round % 3);
+        let work = tokio::spawn(async move {
+            let mut maintenance = working.maintenance.clone();
+            match kind {
+                0 => drop(maintenance.defragment(DefragmentRequest {}).await),
+                1 => drop(working.try_compact(newest - 5).await),
+                _ => {
+                    let mut parts = maintenance.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+                    while parts.message().await.is_ok_and(|part| part.is_some()) {}
+                }
+            }
+        });
+        pause_ms(rng.below(12)).await;
+        server.kill_9();
+        within("the end of the work", work)
+            .await
+            .expect("the work does not panic");
+        server.start_again();
+        let kvs = server.client().range(prefix_range("k")).await.kvs;
+        let found = kvs.into_iter().map(|kv| (kv.key, kv.value));
+        assert!(
+            found.eq(expected.clone()),
+            "round {round}: a key is not as it was acknowledged"
+        );
+    }
 }

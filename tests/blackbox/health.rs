@@ -1,7 +1,10 @@
 //! The standard gRPC health service.
 
 use crate::support::{
-    pb::health::{HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus},
+    pb::{
+        etcdserverpb::DefragmentRequest,
+        health::{HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus},
+    },
     *,
 };
 use tonic::Code;
@@ -53,4 +56,24 @@ async fn a_health_list_names_the_whole_server() {
         .into_inner()
         .statuses;
     assert_eq!(statuses[""].status(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn a_defragmentation_is_told_to_health_watches_where_the_gate_is_on() {
+    let server = Server::start(&["--experimental-stop-grpc-service-on-defrag=true"]).await;
+    let client = server.client();
+    let mut stream = client.health.clone().watch(of("")).await.unwrap().into_inner();
+    let mut maintenance = client.maintenance.clone();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let told = within("a status", stream.message()).await.unwrap().unwrap();
+        seen.push(told.status());
+        if seen.len() == 1 {
+            maintenance.defragment(DefragmentRequest {}).await.unwrap();
+        }
+    }
+    use ServingStatus::{NotServing, Serving};
+    assert_eq!(seen, [Serving, NotServing, Serving]);
+    let answer = client.health.clone().check(of("")).await.unwrap().into_inner();
+    assert_eq!(answer.status(), Serving);
 }

@@ -28,6 +28,7 @@ mod kv_range;
 mod lease;
 mod locks;
 mod maintenance;
+mod pressure;
 mod quota;
 mod range_stream;
 mod snapshot;

@@ -24,6 +24,9 @@ impl Change {
     }
 }
 
+/// First letter of the keys whose value may be written a second time, by a put that ignores it.
+pub const IGNORING: u8 = b'i';
+
 /// First line of a value: which request wrote it.
 pub fn writer_of(value: &[u8]) -> Option<u64> {
     let text = value.split(|byte| *byte == b'.').next()?;
@@ -146,7 +149,8 @@ impl History {
                     "revision {main}: {kv:?} should have version {version}, creation {create}"
                 );
             }
-            if let Some(writer) = writer_of(kv.value) {
+            let again = kv.key.first() == Some(&IGNORING) && before.is_some_and(|before| before.value == kv.value);
+            if let Some(writer) = writer_of(kv.value).filter(|_| !again) {
                 let earlier = self.written.insert(writer, main);
                 ensure!(
                     earlier.is_none_or(|earlier| earlier == main),

@@ -85,6 +85,19 @@ async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() 
         Code::FailedPrecondition,
         "etcdserver: rpc not supported for learner",
     );
+    let list = client.cluster.clone().member_list(MemberListRequest::default()).await;
+    refused(
+        list,
+        Code::FailedPrecondition,
+        "etcdserver: rpc not supported for learner",
+    );
+    let page = |path: &str| {
+        let answer = http(&cluster.nodes[third].endpoint(), "GET", path);
+        (answer.status, answer.body)
+    };
+    let not_ready = "[-]non_learner failed: not supported for learner\n\n";
+    assert_eq!(page("/readyz/non_learner"), (503, not_ready.to_owned()));
+    assert_eq!(page("/health"), (200, r#"{"health":"true","reason":""}"#.to_owned()));
     // Whichever member is asked, the leader decides.
     eventually("the learner is in sync", || async {
         promote(&cluster.nodes[second].client(), learner.id).await.is_ok()

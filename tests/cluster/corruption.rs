@@ -125,6 +125,11 @@ async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
 
     let witness = &cluster.nodes[(victim + 1) % 3];
     let client = witness.client();
+    // A put forwarded to a leader that is just leaving would be lost with it.
+    eventually("the witness follows the new leader", || async {
+        client.status().await.leader == member
+    })
+    .await;
     let revision = client.put("k", "newer").await;
     client.try_compact(revision).await.expect("it compacts");
     wait_named(witness, member).await;

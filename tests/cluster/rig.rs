@@ -41,7 +41,8 @@ pub struct Node {
     place: Place,
     client_port: u16,
     peer_port: u16,
-    data_dir: PathBuf,
+    /// Where its files are.
+    pub data_dir: PathBuf,
     /// `--initial-cluster` and its state, as it was started.
     cluster: String,
     state: &'static str,

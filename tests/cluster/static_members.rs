@@ -233,3 +233,45 @@ async fn a_member_of_another_cluster_is_refused_with_a_clear_line() {
     let process = stranger.nodes[0].process.as_mut().unwrap();
     assert!(process.logged("a member that dialled us is refused", PATIENCE));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_peer_port_ends_its_connection_and_nothing_else() {
+    use std::io::{Read, Write};
+    let mut cluster = Cluster::start(1, &[]).await;
+    let address = cluster.nodes[0].peer_url().replace("http://", "");
+    let junk = [&net::peer::MAGIC[..], &[0xff; 64]].concat();
+    let gone = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&junk).unwrap();
+        // Closed, in order or not.
+        !matches!(stream.read(&mut [0; 16]), Ok(1..))
+    });
+    assert!(gone.await.unwrap());
+    let process = cluster.nodes[0].process.as_mut().unwrap();
+    assert!(
+        process.logged("begins with no handshake", PATIENCE),
+        "{}",
+        process.log_tail()
+    );
+    cluster.nodes[0].client().put("still", "here").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_with_different_tokens_refuse_each_other_and_say_so() {
+    let mut cluster = Cluster::unborn(2, &[]);
+    let list = cluster.list();
+    cluster.name_members(&list);
+    for (at, node) in cluster.nodes.iter_mut().enumerate() {
+        node.flags.push(format!("--initial-cluster-token=token{at}"));
+        node.start(false);
+    }
+    for node in &cluster.nodes {
+        let process = node.process.as_ref().unwrap();
+        assert!(
+            process.logged("it belongs to another cluster; check", PATIENCE),
+            "{}",
+            process.log_tail()
+        );
+    }
+}

@@ -20,7 +20,7 @@ const VALUES: u64 = 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_member_whose_disk_is_full_loses_nothing_and_comes_back() {
-    let Some(disk) = SmallDisk::new(DISK) else {
+    let Some(disk) = SmallDisk::ext4(DISK) else {
         return skipped(SmallDisk::NEEDS);
     };
     let seed = seed(5);

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcore::{
     api::past::{ViewPast, events},
-    member::{Event, Outcome, Outputs, Published, Refusal, Reply},
+    member::{Outputs, Published},
 };
 use raft::{Message, MessageType};
 use storage::io::sim::Rng;
 
 use crate::{
+    consensus::Consensus,
     history::{Check, History, ensure},
-    host::{Host, member_id},
+    host::{Host, founder_id},
     leases::{Leases, lease_of},
-    requests::{Ask, check_answer, is_final},
+    network::Payload,
+    operator::Operator,
+    requests::Ask,
+    transfers::Transfer,
     watching::{Call, Watcher},
     weather::{Dice, MS, SEC, US, Weather},
 };
@@ -24,7 +28,20 @@ pub enum Action {
     Turn(usize),
     /// Some of a disk's operations end.
     Release(usize, u64),
-    Deliver(Box<Message>),
+    /// From a machine to a member.
+    Deliver(usize, u64, Payload),
+    /// Members look at their links.
+    Links,
+    /// The next piece of a snapshot.
+    Transfer(Box<Transfer>),
+    /// A life of a machine's member learns how its snapshot for another member was taken.
+    Sent(usize, u64, u64, bool),
+    /// The operator looks at the cluster.
+    Operate,
+    /// Busy and quiet times take turns.
+    Stretch,
+    /// A removed member stops.
+    Leave(usize, u64),
     /// Watchers of a member read history.
     History(usize, u64),
     /// A stream's reader drains it.
@@ -56,6 +73,10 @@ pub struct Pending {
 pub struct Counts {
     pub faults: BTreeMap<&'static str, u64>,
     pub answers: BTreeMap<&'static str, u64>,
+    /// Options of requests and watches that were answered.
+    pub options: BTreeMap<&'static str, u64>,
+    /// Events that are no faults.
+    pub events: BTreeMap<&'static str, u64>,
     pub refusals: u64,
     pub simulated_ns: u64,
     pub turns: u64,
@@ -71,11 +92,15 @@ pub struct Counts {
 impl Counts {
     /// Adds another run.
     pub fn add(&mut self, other: &Counts) {
-        for (kind, count) in &other.faults {
-            *self.faults.entry(kind).or_default() += count;
-        }
-        for (kind, count) in &other.answers {
-            *self.answers.entry(kind).or_default() += count;
+        for (mine, theirs) in [
+            (&mut self.faults, &other.faults),
+            (&mut self.answers, &other.answers),
+            (&mut self.options, &other.options),
+            (&mut self.events, &other.events),
+        ] {
+            for (kind, count) in theirs {
+                *mine.entry(kind).or_default() += count;
+            }
         }
         self.refusals += other.refusals;
         self.simulated_ns += other.simulated_ns;
@@ -100,8 +125,12 @@ pub struct Cluster {
     pub watchers: BTreeMap<Call, Watcher>,
     pub pending: BTreeMap<u64, Pending>,
     pub counts: Counts,
-    /// Links that are cut: (from, to).
-    pub cut: BTreeSet<(u64, u64)>,
+    pub consensus: Consensus,
+    pub operator: Operator,
+    /// Links that are cut: (from, to), machines.
+    pub cut: BTreeSet<(usize, usize)>,
+    /// Clients and fate are busy, not quiet.
+    pub busy: bool,
     /// Trouble is over: no faults, no new requests.
     pub calm: bool,
     /// Messages of this type are kept in `intercepted` instead of being sent.
@@ -119,9 +148,14 @@ impl Cluster {
     /// Machines that are all about to start for the first time.
     pub fn new(seed: u64, weather: Weather, trace: bool) -> Cluster {
         let mut rng = Rng::new(seed);
-        let hosts = (0..weather.members as usize).map(|index| Host::new(index, rng.between(1, 1000) * SEC));
+        let founders = weather.members as usize;
+        let machine = |index| match rng.between(1, 1000) * SEC {
+            clock_ns if index < founders => Host::founder(index, clock_ns),
+            clock_ns => Host::new(index, clock_ns),
+        };
+        let hosts = (0..founders + weather.spares).map(machine).collect();
         Cluster {
-            hosts: hosts.collect(),
+            hosts,
             weather,
             rng,
             now_ns: 0,
@@ -130,7 +164,10 @@ impl Cluster {
             watchers: BTreeMap::new(),
             pending: BTreeMap::new(),
             counts: Counts::default(),
+            consensus: Consensus::default(),
+            operator: Operator::new((0..founders).map(founder_id)),
             cut: BTreeSet::new(),
+            busy: true,
             calm: false,
             intercept: None,
             intercepted: Vec::new(),
@@ -199,10 +236,28 @@ impl Cluster {
                 self.release(index, life);
                 Ok(())
             }
-            Action::Deliver(message) => {
-                self.deliver(*message);
+            Action::Deliver(from, to, payload) => {
+                self.deliver(from, to, payload);
                 Ok(())
             }
+            Action::Links => {
+                self.look_at_links();
+                Ok(())
+            }
+            Action::Transfer(transfer) => self.go_on(*transfer),
+            Action::Sent(index, life, to, ok) => {
+                self.sent(index, life, to, ok);
+                Ok(())
+            }
+            Action::Operate => {
+                self.operate();
+                Ok(())
+            }
+            Action::Stretch => {
+                self.change_stretch();
+                Ok(())
+            }
+            Action::Leave(index, life) => self.leave(index, life),
             Action::History(index, life) => self.read_history(index, life),
             Action::Drain(index, life, call) => self.drain(index, life, call),
             Action::Connect(call) => self.connect(call),
@@ -259,8 +314,37 @@ impl Cluster {
             self.fault("stopped by its disk");
             return self.crash(index);
         }
+        self.effects(index, &mut out)?;
+        self.plan_release(index);
+        let after_ns = match out.more {
+            true => 10 * US,
+            false => deadline_ns.saturating_sub(self.now_ns).max(2 * MS),
+        };
+        self.wake(index, after_ns);
+        if out.removed {
+            self.begin_to_leave(index)?;
+        }
+        Ok(())
+    }
+
+    /// What a turn gave out: the view before the answers that depend on it.
+    fn effects(&mut self, index: usize, out: &mut Outputs) -> Check {
+        let up = self.hosts[index].up.as_mut().expect("it has just had a turn");
+        let members_changed = out
+            .published
+            .as_ref()
+            .is_some_and(|published| !std::sync::Arc::ptr_eq(&published.view.members, &up.view.members));
+        let mut seen = up.seen.take().expect("it was seen at its start");
+        let checked = self.consensus.turned(up.engine.consensus(), &mut seen, members_changed);
+        up.seen = Some(seen);
+        up.receiving &= !out.snapshot_done;
+        checked?;
+        if out.installed {
+            *self.counts.events.entry("snapshots installed").or_default() += 1;
+            self.note(|| format!("m{index} has installed a snapshot"));
+        }
         if let Some(published) = out.published.take() {
-            self.published(index, published)?;
+            self.published(index, published, out.installed)?;
         }
         for (store, revision) in std::mem::take(&mut out.compactions) {
             let hash = self.history.check_compaction_hash(&store, revision)?;
@@ -269,16 +353,55 @@ impl Cluster {
         for (_, reply) in std::mem::take(&mut out.replies) {
             self.replied(index, reply)?;
         }
-        for message in std::mem::take(&mut out.messages) {
-            self.send(message);
+        self.send_all(index, out)
+    }
+
+    /// A member hears that it was removed: it hands over what it leads, and stops.
+    fn begin_to_leave(&mut self, index: usize) -> Check {
+        let (id, wait_ns) = (self.hosts[index].id, Host::election_ns(&self.weather));
+        let (life, now_ns) = (self.hosts[index].life, self.now_ns);
+        let up = self.hosts[index].up();
+        if up.leaves_ns.is_some() {
+            return Ok(());
         }
-        self.plan_release(index);
-        let after_ns = match out.more {
-            true => 10 * US,
-            false => deadline_ns.saturating_sub(self.now_ns).max(2 * MS),
-        };
-        self.wake(index, after_ns);
+        up.leaves_ns = Some(now_ns + wait_ns);
+        up.engine.resign();
+        ensure!(
+            self.history.removed.contains(&id),
+            "m{index} ({id:x}) believes that it was removed"
+        );
+        self.plan(MS, Action::Leave(index, life));
         Ok(())
+    }
+
+    fn leave(&mut self, index: usize, life: u64) -> Check {
+        let (host, now_ns) = (&mut self.hosts[index], self.now_ns);
+        if host.life != life || host.up.is_none() {
+            return Ok(());
+        }
+        let id = host.id;
+        let up = host.up();
+        if up.view.leader == id && up.leaves_ns.is_some_and(|end_ns| now_ns < end_ns) {
+            self.plan(10 * MS, Action::Leave(index, life));
+            return Ok(());
+        }
+        *self.counts.events.entry("removed members stopped").or_default() += 1;
+        self.note(|| format!("m{index} ({id:x}) was removed and stops"));
+        self.end_member(index);
+        Ok(())
+    }
+
+    /// A machine is without a member from now on.
+    pub fn end_member(&mut self, index: usize) {
+        self.hosts[index].crash(None);
+        let life = self.hosts[index].life;
+        let clock = self.hosts[index].clock.clone();
+        self.hosts[index] = Host {
+            life,
+            clock,
+            ..Host::new(index, 0)
+        };
+        self.forget_clients(index);
     }
 
     fn plan_release(&mut self, index: usize) {
@@ -299,6 +422,11 @@ impl Cluster {
         if self.hosts[index].life != life {
             return;
         }
+        let stalled_ns = self.hosts[index].stalled_until_ns.saturating_sub(self.now_ns);
+        if stalled_ns > 0 && !self.calm {
+            self.plan(stalled_ns, Action::Release(index, life));
+            return;
+        }
         self.hosts[index].release_due = false;
         let count = self.rng.between(1, 4) as usize;
         self.hosts[index].disk.release(count);
@@ -306,60 +434,24 @@ impl Cluster {
         self.plan_release(index);
     }
 
-    fn send(&mut self, message: Message) {
-        self.fold(&[
-            message.from,
-            message.to,
-            message.msg_type.number(),
-            message.term,
-            message.index,
-            message.commit,
-        ]);
-        if self.intercept == Some(message.msg_type) {
-            return self.intercepted.push(message);
-        }
-        if self.cut.contains(&(message.from, message.to)) {
-            return self.fault("message cut off");
-        }
-        if !self.calm && self.rng.percent(self.weather.loss) {
-            return self.fault("message lost");
-        }
-        // Links are streams: a proposal is never delivered twice, or it would be applied twice.
-        let twice = message.msg_type != MessageType::MsgProp && self.rng.percent(self.weather.duplication);
-        if !self.calm && twice {
-            self.fault("message sent twice");
-            let after_ns = self.travel_ns();
-            self.plan(after_ns, Action::Deliver(Box::new(message.clone())));
-        }
-        let after_ns = self.travel_ns();
-        self.plan(after_ns, Action::Deliver(Box::new(message)));
-    }
-
-    fn travel_ns(&mut self) -> u64 {
-        let net_ns = self.weather.net_ns;
-        if !self.calm && self.rng.percent(self.weather.delay) {
-            self.fault("message delayed");
-            return self.rng.between(10 * MS, 2 * SEC);
-        }
-        self.rng.between(net_ns / 4, net_ns * 2)
-    }
-
-    fn deliver(&mut self, message: Message) {
-        let Some(index) = (0..self.hosts.len()).find(|index| member_id(*index) == message.to) else {
-            return;
-        };
-        if self.cut.contains(&(message.from, message.to)) || self.hosts[index].up.is_none() {
-            return;
-        }
-        self.hosts[index].up().inbox.push(Event::Peer(Box::new(message)));
-        self.wake(index, 5 * US);
-    }
-
-    fn published(&mut self, index: usize, published: Published) -> Check {
+    fn published(&mut self, index: usize, published: Published, installed: bool) -> Check {
         let Published { view, blocks } = published;
         let before = self.history.revision();
         let (now_ns, clocks) = (self.now_ns, self.clocks());
         let mut revision = self.hosts[index].up().revision;
+        if installed {
+            // What a snapshot brings comes without blocks.
+            let first = blocks.iter().find_map(|block| block.first_revision());
+            let base = first.map_or(view.revision(), |first| first - 1);
+            ensure!(
+                base >= revision && base <= before,
+                "m{index} was at revision {revision}, the cluster at {before}, the snapshot at {base}"
+            );
+            revision = base;
+            self.history
+                .check_state(&view.store)
+                .map_err(|why| format!("m{index}, installed: {why}"))?;
+        }
         for block in &blocks {
             revision = self
                 .history
@@ -384,6 +476,9 @@ impl Cluster {
         let up = self.hosts[index].up();
         (up.revision, up.view) = (revision, view.clone());
         up.hub.set_term(view.term);
+        if installed {
+            up.hub.lagged(view.revision());
+        }
         let past = ViewPast(&view.store);
         for block in &blocks {
             if up.withheld {
@@ -396,182 +491,6 @@ impl Cluster {
         self.told(index)
     }
 
-    /// Hands what the hub has sent to the watch clients.
-    pub fn told(&mut self, index: usize) -> Check {
-        let life = self.hosts[index].life;
-        let sent = std::mem::take(&mut self.hosts[index].up().wire.sent);
-        for (call, response) in sent {
-            let Some(watcher) = self.watchers.get_mut(&call) else {
-                continue;
-            };
-            if watcher.host != index {
-                continue;
-            }
-            let before = watcher.events;
-            watcher
-                .take(&response, &self.history)
-                .map_err(|why| format!("watch {call} on m{index}: {why}"))?;
-            self.counts.watch_events += watcher.events - before;
-            if watcher.ended {
-                self.plan(MS, Action::Connect(call));
-            }
-        }
-        let up = self.hosts[index].up();
-        if up.hub.has_work() && !up.hub_due {
-            up.hub_due = true;
-            let after_ns = self.rng.between(MS / 10, 20 * MS);
-            self.plan(after_ns, Action::History(index, life));
-        }
-        Ok(())
-    }
-
-    fn read_history(&mut self, index: usize, life: u64) -> Check {
-        let host = &mut self.hosts[index];
-        if host.life != life {
-            return Ok(());
-        }
-        let up = host.up();
-        up.hub_due = false;
-        let view = up.view.clone();
-        up.hub.catch_up(&ViewPast(&view.store), &mut up.wire);
-        self.told(index)
-    }
-
-    fn drain(&mut self, index: usize, life: u64, call: Call) -> Check {
-        if self.hosts[index].life != life || self.hosts[index].up.is_none() {
-            return Ok(());
-        }
-        let up = self.hosts[index].up();
-        up.wire.drain(call);
-        up.hub.writable(call);
-        self.told(index)
-    }
-
-    /// Connects a watch client to a member that is up, going on where it stopped.
-    fn connect(&mut self, call: Call) -> Check {
-        let live: Vec<usize> = (0..self.hosts.len())
-            .filter(|index| self.hosts[*index].up.is_some())
-            .collect();
-        if live.is_empty() {
-            self.plan(100 * MS, Action::Connect(call));
-            return Ok(());
-        }
-        let target = self.rng.pick(&live);
-        let now_ns = self.now_ns;
-        let watcher = self.watchers.get_mut(&call).expect("connected watchers are known");
-        if let Some(up) = self.hosts[watcher.host].up.as_mut() {
-            up.hub.close(call);
-            up.wire.drain(call);
-        }
-        watcher.host = target;
-        let request = watcher.request();
-        let up = self.hosts[target].up.as_mut().expect("it is up");
-        let newest = up.view.revision();
-        up.hub.create(call, request, newest, now_ns, &mut up.wire);
-        self.told(target)
-    }
-
-    /// Sends a request to a member; what it refers to is checked when the answer comes.
-    pub fn ask(&mut self, index: usize, ask: Ask) {
-        let (floor, asked_ns, clocks) = (self.known, self.now_ns, self.clocks());
-        let writer = self.next_writer;
-        self.next_writer += 1;
-        let Some(up) = self.hosts[index].up.as_mut() else {
-            return;
-        };
-        let id = up.ids.make();
-        let request = ask.request(id);
-        up.inbox.push(Event::Request { shard: 0, id, request });
-        if let Ask::Revoke(lease) = &ask
-            && let Some(lease) = self.leases.all.get_mut(lease)
-        {
-            lease.revoke_asked = true;
-        }
-        let pending = Pending {
-            ask,
-            host: index,
-            writer,
-            floor,
-            asked_ns,
-            clocks,
-        };
-        self.pending.insert(id, pending);
-        self.wake(index, 5 * US);
-    }
-
-    fn replied(&mut self, index: usize, reply: Reply) -> Check {
-        let Some(pending) = self.pending.remove(&reply.id) else {
-            return Err(format!(
-                "m{index} answered request {:x}, which waits for nothing",
-                reply.id
-            ));
-        };
-        let name = pending.ask.name();
-        self.fold(&[reply.id, u64::from(reply.result.is_ok())]);
-        self.note(|| format!("m{index} answers {} {}: {:?}", name, pending.writer, reply.result));
-        let result = match reply.result {
-            Ok(outcome) => self.fulfilled(index, pending, outcome),
-            Err(refusal) => self.refused(pending, refusal),
-        };
-        result.map_err(|why| format!("m{index}, {name}: {why}"))
-    }
-
-    fn fulfilled(&mut self, index: usize, pending: Pending, outcome: Outcome) -> Check {
-        *self.counts.answers.entry(pending.ask.name()).or_default() += 1;
-        let view = self.hosts[index].up().engine.view();
-        let revision = check_answer(&pending.ask, &outcome, &view.store, pending.floor, &self.history)?;
-        self.known = self.known.max(revision);
-        let now = self.clocks();
-        match (pending.ask, outcome) {
-            (Ask::Grant { lease, .. }, Outcome::LeaseGrant { ttl, .. }) => {
-                self.leases.granted(lease, ttl, pending.clocks);
-                self.put_lease_key(lease);
-            }
-            (Ask::Renew(lease), Outcome::LeaseRenew { ttl, .. }) => {
-                self.leases
-                    .renewal(lease, ttl, pending.asked_ns, pending.clocks, &now)?;
-            }
-            (Ask::Compact(revision), _) if self.rng.percent(50) => self.ask(index, Ask::CompactionDone(revision)),
-            (Ask::Put(put), _) if put.lease != 0 => {
-                if let Some(lease) = self.leases.all.get_mut(&put.lease) {
-                    lease.has_key = true;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn refused(&mut self, pending: Pending, refusal: Refusal) -> Check {
-        self.counts.refusals += 1;
-        let limited = self.history_allows(refusal, &pending);
-        ensure!(limited, "refused with {refusal:?}, which has no reason");
-        if is_final(refusal) && matches!(pending.ask, Ask::Put(_) | Ask::Txn(_)) {
-            self.history.refuse(pending.writer)?;
-        }
-        match pending.ask {
-            Ask::Put(put) if refusal == Refusal::LeaseNotFound => self.leases.may_be_gone(put.lease, &self.clocks()),
-            _ => Ok(()),
-        }
-    }
-
-    fn history_allows(&self, refusal: Refusal, pending: &Pending) -> bool {
-        match (refusal, &pending.ask) {
-            (Refusal::Compacted, Ask::Compact(at)) => *at <= self.history.compacted,
-            (Refusal::FutureRevision, Ask::Compact(at)) => *at > pending.floor,
-            (Refusal::LeaseNotFound, ask) => matches!(ask, Ask::Put(_) | Ask::Revoke(_)),
-            (Refusal::NotPrimary, ask) => matches!(ask, Ask::Renew(_)),
-            (Refusal::NotLeader | Refusal::BadTransferee | Refusal::TransferTimeout, ask) => {
-                matches!(ask, Ask::MoveLeader(_))
-            }
-            (Refusal::NoLeader, ask) => matches!(ask, Ask::Renew(_)),
-            (Refusal::TimeoutLeaderFailed | Refusal::TimeoutConnectionLost, _) => self.weather.members > 1,
-            (Refusal::NoSpace, _) => self.weather.disk_full > 0,
-            (Refusal::Timeout | Refusal::ProposalDropped | Refusal::TooManyRequests, _) => true,
-            _ => false,
-        }
-    }
-
     /// Ends a member; what its clients wait for stays unknown.
     pub fn crash(&mut self, index: usize) -> Check {
         let power = self.rng.percent(60).then(|| self.rng.next());
@@ -582,6 +501,23 @@ impl Cluster {
         });
         self.note(|| format!("m{index} crashes, power {power:?}"));
         self.hosts[index].crash(power);
+        self.forget_clients(index);
+        let down_ns = if self.calm {
+            10 * MS
+        } else {
+            let most = self.rng.pick(&[20, 500, 5000, 30_000]);
+            self.rng.between(5, most) * MS
+        };
+        self.plan(down_ns, Action::Boot(index));
+        Ok(())
+    }
+
+    /// What a member's clients wait for stays unknown; they go elsewhere.
+    fn forget_clients(&mut self, index: usize) {
+        let changes = |pending: &Pending| pending.host == index && matches!(pending.ask, Ask::Change { .. });
+        if self.pending.values().any(changes) {
+            self.operator.answered(false, self.now_ns);
+        }
         self.pending.retain(|_, pending| pending.host != index);
         let calls: Vec<Call> = self
             .watchers
@@ -593,19 +529,11 @@ impl Cluster {
             let after_ns = self.rng.between(MS, SEC);
             self.plan(after_ns, Action::Connect(call));
         }
-        let down_ns = if self.calm {
-            10 * MS
-        } else {
-            let most = self.rng.pick(&[20, 500, 5000]);
-            self.rng.between(5, most) * MS
-        };
-        self.plan(down_ns, Action::Boot(index));
-        Ok(())
     }
 
     /// Starts a member; recovery itself may be cut short by another crash.
     fn boot(&mut self, index: usize) -> Check {
-        if self.hosts[index].up.is_some() {
+        if self.hosts[index].up.is_some() || !self.hosts[index].stands {
             return Ok(());
         }
         if !self.calm && self.rng.percent(15) {
@@ -629,7 +557,9 @@ impl Cluster {
             self.plan(10 * MS, Action::Boot(index));
             return Ok(());
         }
-        let view = host.up().view.clone();
+        let up = self.hosts[index].up.as_mut().expect("it has just started");
+        up.seen = Some(self.consensus.started(up.engine.consensus())?);
+        let view = up.view.clone();
         self.note(|| {
             format!(
                 "m{index} is up: entry {}, revision {}",

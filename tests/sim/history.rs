@@ -1,16 +1,21 @@
 //! What members publish and store, checked against the one history that all of them must tell.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
 use bytes::Bytes;
-use etcore::member::View;
+use etcore::member::{Membership, View};
+use raft::ConfState;
 use storage::mvcc::{Block, Interval, Kv, RangeQuery, Revision, StoreError, StoreView};
 
 use crate::checker::history::History as Told;
 pub(crate) use crate::checker::history::{Change, Check, ensure};
+
+/// Applied entries whose members are remembered.
+const MEMBERS_MAX: usize = 5000;
 
 /// Everything that is known to have happened.
 #[derive(Default)]
@@ -20,6 +25,10 @@ pub struct History {
     applied: BTreeMap<u64, (u64, i64)>,
     /// Term -> leader.
     leaders: BTreeMap<u64, u64>,
+    /// Applied index -> (configuration, members).
+    members: BTreeMap<u64, (Bytes, Arc<Membership>)>,
+    /// Everybody that was ever removed.
+    pub removed: BTreeSet<u64>,
     /// (revision, compacted revision) -> hash.
     hashes: BTreeMap<(i64, i64), u32>,
     compaction_hashes: BTreeMap<i64, u32>,
@@ -40,11 +49,6 @@ impl DerefMut for History {
 }
 
 impl History {
-    /// How many terms had a leader.
-    pub fn elections(&self) -> u64 {
-        self.leaders.len() as u64
-    }
-
     /// Takes a block that a member published behind `revision`; the revision after it.
     pub fn publish(&mut self, block: &Block, mut revision: i64) -> Result<i64, String> {
         let mut changes = block.changes().peekable();
@@ -102,12 +106,41 @@ impl History {
                 view.leader
             );
         }
+        self.check_members(view)?;
         self.compacted = self.compacted.max(view.store.compact_revision());
         ensure!(
             view.committed_index >= view.applied_index,
             "entry {} is applied but not committed",
             view.applied_index
         );
+        Ok(())
+    }
+
+    /// Members and configuration are the same wherever the same entries are applied.
+    fn check_members(&mut self, view: &View) -> Check {
+        let applied = view.store.applied();
+        let found = (applied.conf_state.clone(), view.members.clone());
+        self.removed.extend(&view.members.removed);
+        if let Some(known) = self.members.get(&applied.index) {
+            ensure!(
+                known.0 == found.0 && (Arc::ptr_eq(&known.1, &found.1) || known.1 == found.1),
+                "entry {}: the members are {found:?}, but {known:?} elsewhere",
+                applied.index
+            );
+            return Ok(());
+        }
+        let configuration = ConfState::decode(&applied.conf_state).map_err(|error| error.to_string())?;
+        let voters: BTreeSet<u64> = configuration.voters.iter().copied().collect();
+        let listed: BTreeSet<u64> = view.members.voters().map(|voter| voter.id).collect();
+        ensure!(
+            voters == listed || applied.index == 0,
+            "entry {}: {voters:x?} vote, but {listed:x?} are listed as voters",
+            applied.index
+        );
+        self.members.insert(applied.index, found);
+        while self.members.len() > MEMBERS_MAX {
+            self.members.pop_first();
+        }
         Ok(())
     }
 

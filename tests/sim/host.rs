@@ -1,6 +1,9 @@
 //! One machine of the simulated cluster: a disk, a clock, and, while it is up, a production engine with its watch hub.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use etcore::{
     api::{
@@ -13,6 +16,8 @@ use etcore::{
 use storage::io::{ErrorKind, SimDisk, sim::Fault};
 
 use crate::{
+    consensus::Seen,
+    network::Link,
     watching::{Call, Wire},
     weather::{Clock, MS, SEC, Weather},
 };
@@ -35,6 +40,16 @@ pub struct Up {
     /// Blocks are withheld from the hub, as from a shard that lags.
     pub withheld: bool,
     pub hub_due: bool,
+    /// What it knows of its links, by the member at the other end.
+    pub links: BTreeMap<u64, Link>,
+    /// Members that a snapshot is being sent to.
+    pub sending: BTreeSet<u64>,
+    /// A snapshot is being received, or received and not yet dealt with.
+    pub receiving: bool,
+    /// What consensus was like after the last turn; none before the first.
+    pub seen: Option<Seen>,
+    /// It was removed and stops by then at the latest. Units: nanoseconds.
+    pub leaves_ns: Option<u64>,
 }
 
 /// One machine.
@@ -54,10 +69,16 @@ pub struct Host {
     pub may_fail: bool,
     /// Space is limited.
     pub full: bool,
+    /// No operation of the disk ends before. Units: nanoseconds.
+    pub stalled_until_ns: u64,
+    /// A member belongs on this machine, up or down.
+    pub stands: bool,
+    /// The member joins a cluster that is there.
+    pub joins: bool,
 }
 
-/// The id of the member on a machine.
-pub fn member_id(index: usize) -> u64 {
+/// The id of the member that a machine begins with.
+pub fn founder_id(index: usize) -> u64 {
     0x1000_0000 + index as u64 + 1
 }
 
@@ -66,7 +87,7 @@ impl Host {
     pub fn new(index: usize, clock_ns: u64) -> Host {
         Host {
             index,
-            id: member_id(index),
+            id: 0,
             disk: SimDisk::new(),
             clock: Clock::new(clock_ns),
             up: None,
@@ -76,6 +97,18 @@ impl Host {
             release_due: false,
             may_fail: false,
             full: false,
+            stalled_until_ns: 0,
+            stands: false,
+            joins: false,
+        }
+    }
+
+    /// A machine of a member that the cluster begins with.
+    pub fn founder(index: usize, clock_ns: u64) -> Host {
+        Host {
+            id: founder_id(index),
+            stands: true,
+            ..Host::new(index, clock_ns)
         }
     }
 
@@ -85,8 +118,9 @@ impl Host {
     }
 
     fn options(&self, weather: &Weather, seed: u64) -> MemberOptions {
-        let initial = (0..weather.members as usize).map(|index| MemberInfo {
-            id: member_id(index),
+        let founders = if self.joins { 0 } else { weather.members as usize };
+        let initial = (0..founders).map(|index| MemberInfo {
+            id: founder_id(index),
             peer_urls: vec![format!("http://m{index}:2380")],
             name: format!("m{index}"),
             ..MemberInfo::default()
@@ -94,7 +128,7 @@ impl Host {
         MemberOptions {
             member_id: self.id,
             cluster_id: 0xc105,
-            name: format!("m{}", self.index),
+            name: format!("m{}-{:x}", self.index, self.id),
             client_urls: vec![format!("http://m{}:2379", self.index)],
             initial_members: initial.collect(),
             force_new_cluster: false,
@@ -147,10 +181,20 @@ impl Host {
             engine,
             withheld: false,
             hub_due: false,
+            links: BTreeMap::new(),
+            sending: BTreeSet::new(),
+            receiving: false,
+            seen: None,
+            leaves_ns: None,
         });
         self.life += 1;
         (self.next_turn_ns, self.release_due) = (u64::MAX, false);
         Ok(())
+    }
+
+    /// How long it takes the member to elect, at least. Units: nanoseconds.
+    pub fn election_ns(weather: &Weather) -> u64 {
+        weather.tick_ns * u64::from(ELECTION_TICKS)
     }
 
     /// The end of the process (`power`: of the machine, too). What was not durable may be lost.
@@ -159,6 +203,7 @@ impl Host {
         self.life += 1;
         self.paused = false;
         self.may_fail = false;
+        self.stalled_until_ns = 0;
         self.disk = match power {
             Some(seed) => self.disk.crash_image(seed),
             None => self.disk.kill(),

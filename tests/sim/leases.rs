@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use etcore::member::LeaseInfo;
+
 use crate::{
     history::{Check, ensure},
     weather::SEC,
@@ -29,14 +31,14 @@ pub struct Leases {
     pub renewed: u64,
 }
 
-/// The key that hangs on a lease.
+/// The key that hangs on a lease: before all that clients delete.
 pub fn key_of(lease: i64) -> String {
-    format!("lease/{lease:08}")
+    format!("a/{lease:08}")
 }
 
 /// The lease of such a key.
 pub fn lease_of(key: &[u8]) -> Option<i64> {
-    std::str::from_utf8(key.strip_prefix(b"lease/")?).ok()?.parse().ok()
+    std::str::from_utf8(key.strip_prefix(b"a/")?).ok()?.parse().ok()
 }
 
 impl Leases {
@@ -75,6 +77,30 @@ impl Leases {
             lease.renewed = then;
         }
         self.renewed += 1;
+        Ok(())
+    }
+
+    /// A question asked at `invoked_ns` was answered.
+    /// A new leader gives every lease `grace_ns` more.
+    pub fn told(&self, id: i64, info: Option<LeaseInfo>, invoked_ns: u64, grace_ns: u64, now: &[u64]) -> Check {
+        let Some(lease) = self.all.get(&id) else { return Ok(()) };
+        let Some(info) = info else {
+            return self.may_be_gone(id, now);
+        };
+        let (left, granted, keys) = (info.remaining_seconds, info.granted_seconds, info.keys);
+        ensure!(
+            lease.gone_ns.is_none_or(|gone| gone >= invoked_ns),
+            "lease {id} was told of although it had ended before that was asked for"
+        );
+        ensure!(
+            granted == lease.ttl && left <= granted + grace_ns.div_ceil(SEC) as i64,
+            "lease {id} of {} s is told to have {left} of {granted} s left",
+            lease.ttl
+        );
+        ensure!(
+            keys.iter().all(|key| lease_of(key) == Some(id)),
+            "lease {id} is told to have the keys {keys:?}"
+        );
         Ok(())
     }
 

@@ -1,16 +1,16 @@
-//! The simulator: 1, 3 or 5 whole members in one thread, from one seed.
+//! The simulator: clusters that begin with 1, 3 or 5 whole members, in one thread, from one seed.
 //!
-//! The members are production [`Engine`](etcore::member::Engine)s with production watch hubs. Everything around them is
-//! simulated: disks that delay and reorder, lose and tear what was not synced when the power fails, fail calls and fill
-//! up; a network that loses, repeats, reorders, delays and parts; clocks that jump and run at rates of their own; members
-//! that stand still. Clients put, delete, compare, compact, read, hold leases and watch. Checkers are always on: see
-//! [`history`], [`requests`], [`leases`] and [`watching`]. Each run ends in a calm in which everything must finish, and a
-//! last power failure of all machines.
+//! The members are production [`Engine`](etcore::member::Engine)s with production watch hubs, and what they send each
+//! other as snapshots is cut and taken by production code. Everything around them is simulated: disks that delay and
+//! reorder, stall, lose and tear what was not synced when the power fails, fail calls and fill up; a network that loses,
+//! repeats, reorders, delays and parts, in one direction too; clocks that jump and run at rates of their own; members
+//! that stand still. An operator adds, promotes, removes and replaces members. Clients put, delete, compare, compact,
+//! read, hold leases and watch. Trouble comes in busy and in quiet stretches. Checkers are always on: see [`history`],
+//! [`consensus`], [`requests`], [`transactions`], [`leases`] and [`watching`]. Each run ends in a calm in which
+//! everything must finish, and a last power failure of all machines. What a full run must have met is in [`coverage`].
 //!
-//! Not simulated yet: changes of membership, and followers that need a member snapshot.
-//!
-//! Environment: `ETCORE_SIM_SEED` replays one seed and tells what happens, `ETCORE_TEST_SCALE` multiplies the number of
-//! seeds, `ETCORE_SIM_FIRST` is the first of them (1), `ETCORE_SIM_ALL` goes on after a failure.
+//! Environment: `ETCORE_SIM_SEED` replays one seed and tells what happens, `ETCORE_SIM_SEEDS` is the number of seeds (200
+//! times `ETCORE_TEST_SCALE`), `ETCORE_SIM_FIRST` the first of them (1), `ETCORE_SIM_ALL` goes on after a failure.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -29,12 +29,19 @@ mod checker {
     pub mod history;
     pub mod watcher;
 }
+mod clients;
 mod cluster;
+mod consensus;
+mod coverage;
 mod history;
 mod host;
 mod leases;
+mod network;
+mod operator;
 mod requests;
 mod stories;
+mod transactions;
+mod transfers;
 mod trouble;
 mod watching;
 mod weather;
@@ -87,6 +94,7 @@ fn run_many(seeds: impl Iterator<Item = u64> + Send) -> (Counts, Vec<String>) {
                     match result {
                         Ok(counts) => results.0.add(&counts),
                         Err(why) => {
+                            eprintln!("{why}");
                             results.1.push(why);
                             let all = variable("ETCORE_SIM_ALL").is_some();
                             stop.store(!all, Ordering::Relaxed);
@@ -114,6 +122,8 @@ fn tell(counts: &Counts) {
         counts.refusals
     );
     println!("answers: {:?}", counts.answers);
+    println!("options: {:?}", counts.options);
+    println!("events: {:?}", counts.events);
     println!("faults: {:?}", counts.faults);
 }
 
@@ -124,16 +134,15 @@ fn whole_members_keep_their_promises_in_any_weather() {
         let counts = run(seed, true).unwrap_or_else(|why| panic!("{why}"));
         return tell(&counts);
     }
-    let count = SEEDS * variable("ETCORE_TEST_SCALE").unwrap_or(1);
+    let count = variable("ETCORE_SIM_SEEDS").unwrap_or(SEEDS * variable("ETCORE_TEST_SCALE").unwrap_or(1));
     let first = variable("ETCORE_SIM_FIRST").unwrap_or(1);
     let (counts, failures) = run_many(first..first + count);
     tell(&counts);
-    assert!(
-        failures.is_empty(),
-        "{} runs failed:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    let blind = coverage::blind_spots(&counts);
+    if count >= SEEDS {
+        assert!(blind.is_empty() || !failures.is_empty(), "no seed has met: {blind:?}");
+    }
+    assert!(failures.is_empty(), "{} runs failed, each told above", failures.len());
 }
 
 #[test]

@@ -1,21 +1,18 @@
 //! What clients ask, and what the answers must say.
 
 use bytes::Bytes;
-use etcore::member::{Outcome, Refusal, Request, TxnOutcome};
+use etcore::member::{MemberChange, Outcome, Refusal, Request};
 use net::pb::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest,
-    PutRequest, RangeRequest, RequestHeader, RequestOp, TxnRequest,
-    compare::{CompareResult, CompareTarget, TargetUnion},
-    request_op::Request as Op,
+    CompactionRequest, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+    RequestHeader, TxnRequest,
 };
 use prost::Message;
-use storage::{
-    io::sim::Rng,
-    mvcc::{Revision, StoreView},
-};
+use storage::{io::sim::Rng, mvcc::StoreView};
 
 use crate::{
+    checker::history::IGNORING,
     history::{Change, Check, History, ensure},
+    transactions,
     weather::{Dice, Weather},
 };
 
@@ -25,7 +22,7 @@ pub enum Ask {
     Put(PutRequest),
     Delete(DeleteRangeRequest),
     Txn(TxnRequest),
-    Compact(i64),
+    Compact(i64, bool),
     /// When the revisions of a compaction are gone.
     CompactionDone(i64),
     /// A linearizable read at a revision (0: now).
@@ -46,6 +43,12 @@ pub enum Ask {
         member: u64,
         kind: i32,
     },
+    /// What is left of a lease, with its keys.
+    Left(i64),
+    Change {
+        what: &'static str,
+        change: MemberChange,
+    },
 }
 
 impl Ask {
@@ -55,7 +58,7 @@ impl Ask {
             Ask::Put(_) => "put",
             Ask::Delete(_) => "delete",
             Ask::Txn(_) => "txn",
-            Ask::Compact(_) => "compact",
+            Ask::Compact(..) => "compact",
             Ask::CompactionDone(_) => "compaction done",
             Ask::Read { .. } => "read",
             Ask::Grant { .. } => "grant",
@@ -64,6 +67,8 @@ impl Ask {
             Ask::MoveLeader(_) => "move leader",
             Ask::Leases => "leases",
             Ask::Disarm { .. } => "disarm",
+            Ask::Left(_) => "time to live",
+            Ask::Change { what, .. } => what,
         }
     }
 
@@ -80,11 +85,8 @@ impl Ask {
             Ask::Put(put) => entry.put = Some(put),
             Ask::Delete(delete) => entry.delete_range = Some(delete),
             Ask::Txn(txn) => entry.txn = Some(txn),
-            Ask::Compact(revision) => {
-                entry.compaction = Some(CompactionRequest {
-                    revision,
-                    physical: false,
-                });
+            Ask::Compact(revision, physical) => {
+                entry.compaction = Some(CompactionRequest { revision, physical });
             }
             Ask::Grant { lease, ttl } => entry.lease_grant = Some(LeaseGrantRequest { id: lease, ttl }),
             Ask::Revoke(lease) => entry.lease_revoke = Some(LeaseRevokeRequest { id: lease }),
@@ -100,6 +102,8 @@ impl Ask {
             Ask::Renew(lease) => return Request::LeaseRenew { lease },
             Ask::MoveLeader(target) => return Request::MoveLeader { target },
             Ask::Leases => return Request::Leases,
+            Ask::Left(lease) => return Request::LeaseInfo { lease, keys: true },
+            Ask::Change { change, .. } => return Request::ChangeMembers { change },
         }
         Request::Propose {
             data: entry.encode_to_vec().into(),
@@ -107,8 +111,44 @@ impl Ask {
     }
 }
 
+/// The options a request uses, by name.
+pub fn options(ask: &Ask) -> Vec<&'static str> {
+    let mut used = Vec::new();
+    match ask {
+        Ask::Put(put) => {
+            let named = [
+                (put.lease != 0, "put with a lease"),
+                (put.ignore_value, "put that ignores the value"),
+                (put.ignore_lease, "put that ignores the lease"),
+            ];
+            used.extend(named.iter().filter(|(used, _)| *used).map(|(_, name)| name));
+        }
+        Ask::Delete(delete) => used.push(match &delete.range_end[..] {
+            b"" => "delete of one key",
+            b"\0" => "delete from a key on",
+            _ => "delete of a range",
+        }),
+        Ask::Txn(txn) => transactions::options(txn, &mut used),
+        Ask::Compact(_, true) => used.push("physical compaction"),
+        Ask::Read { end, revision, .. } => {
+            used.push(match &end[..] {
+                b"" => "read of one key",
+                b"\0" => "read from a key on",
+                _ => "read of a range",
+            });
+            used.push(if *revision > 0 {
+                "read of the past"
+            } else {
+                "read of now"
+            });
+        }
+        _ => {}
+    }
+    used
+}
+
 /// A value that says who wrote it.
-fn value(writer: u64, rng: &mut Rng, weather: &Weather) -> Bytes {
+pub fn value(writer: u64, rng: &mut Rng, weather: &Weather) -> Bytes {
     let bytes = match rng.below(20) {
         0 => weather.value_bytes_max,
         _ => weather.value_bytes,
@@ -118,14 +158,16 @@ fn value(writer: u64, rng: &mut Rng, weather: &Weather) -> Bytes {
     value.into()
 }
 
-fn key(rng: &mut Rng, weather: &Weather) -> Bytes {
+/// One of the keys that all clients write.
+pub fn key(rng: &mut Rng, weather: &Weather) -> Bytes {
     format!("k{:03}", rng.below(weather.keys)).into()
 }
 
 fn interval(rng: &mut Rng, weather: &Weather) -> (Bytes, Bytes) {
-    match rng.below(4) {
-        0 => (Bytes::from_static(b"k"), Bytes::from_static(b"l")),
-        1 => (key(rng, weather), key(rng, weather)),
+    match rng.below(12) {
+        0..=2 => (Bytes::from_static(b"k"), Bytes::from_static(b"l")),
+        3 => (key(rng, weather), Bytes::from_static(b"\0")),
+        4 | 5 => (key(rng, weather), key(rng, weather)),
         _ => (key(rng, weather), Bytes::new()),
     }
 }
@@ -143,7 +185,16 @@ pub fn put(writer: u64, key: Bytes, lease: i64, rng: &mut Rng, weather: &Weather
 /// A request to the key space.
 pub fn draw(writer: u64, rng: &mut Rng, weather: &Weather, history: &History) -> Ask {
     match rng.below(100) {
-        0..=39 => Ask::Put(put(writer, key(rng, weather), 0, rng, weather)),
+        0..=36 => Ask::Put(put(writer, key(rng, weather), 0, rng, weather)),
+        37..=39 => {
+            let key = format!("{}{}", char::from(IGNORING), rng.below(3)).into();
+            let mut put = put(writer, key, 0, rng, weather);
+            put.ignore_value = rng.percent(60);
+            if put.ignore_value {
+                put.value = Bytes::new();
+            }
+            Ask::Put(put)
+        }
         40..=47 => {
             let (key, range_end) = interval(rng, weather);
             Ask::Delete(DeleteRangeRequest {
@@ -152,10 +203,10 @@ pub fn draw(writer: u64, rng: &mut Rng, weather: &Weather, history: &History) ->
                 prev_kv: rng.percent(30),
             })
         }
-        48..=64 => Ask::Txn(txn(writer, rng, weather, history)),
+        48..=64 => Ask::Txn(transactions::draw(writer, rng, weather, history)),
         65..=67 => {
             let now = history.revision();
-            Ask::Compact(now - rng.below(30) as i64 + 2)
+            Ask::Compact(now - rng.below(30) as i64 + 2, rng.percent(30))
         }
         _ => {
             let (from, end) = interval(rng, weather);
@@ -166,55 +217,6 @@ pub fn draw(writer: u64, rng: &mut Rng, weather: &Weather, history: &History) ->
             };
             Ask::Read { from, end, revision }
         }
-    }
-}
-
-/// If the key is as it was seen, put it and another; else put only the other and delete the key.
-fn txn(writer: u64, rng: &mut Rng, weather: &Weather, history: &History) -> TxnRequest {
-    let (watched, other) = (key(rng, weather), Bytes::from(format!("t{}", rng.below(5))));
-    let seen = history.get(&watched, history.revision());
-    let union = match (rng.below(3), seen) {
-        (0, Some(kv)) => (
-            CompareTarget::Value,
-            TargetUnion::Value(Bytes::copy_from_slice(kv.value)),
-        ),
-        (1, seen) => (
-            CompareTarget::Version,
-            TargetUnion::Version(seen.map_or(0, |kv| kv.version)),
-        ),
-        (_, seen) => (
-            CompareTarget::Mod,
-            TargetUnion::ModRevision(seen.map_or(0, |kv| kv.mod_revision)),
-        ),
-    };
-    let op = |op| RequestOp { request: Some(op) };
-    let read = |key: &Bytes| {
-        op(Op::RequestRange(RangeRequest {
-            key: key.clone(),
-            ..RangeRequest::default()
-        }))
-    };
-    let put = |key: &Bytes, rng: &mut Rng| {
-        op(Op::RequestPut(PutRequest {
-            key: key.clone(),
-            value: value(writer, rng, weather),
-            ..PutRequest::default()
-        }))
-    };
-    let delete = op(Op::RequestDeleteRange(DeleteRangeRequest {
-        key: watched.clone(),
-        ..DeleteRangeRequest::default()
-    }));
-    TxnRequest {
-        compare: vec![Compare {
-            result: CompareResult::Equal as i32,
-            target: union.0 as i32,
-            key: watched.clone(),
-            range_end: Bytes::new(),
-            target_union: Some(union.1),
-        }],
-        success: vec![read(&watched), put(&watched, rng), read(&watched), put(&other, rng)],
-        failure: vec![read(&watched), delete, put(&other, rng)],
     }
 }
 
@@ -247,9 +249,22 @@ pub fn check_answer(
     };
     match (ask, outcome) {
         (Ask::Put(put), Outcome::Put { revision, prev }) => {
-            let expected = [(put.key.clone(), Some(put.value.clone()))];
-            check_changes(history.changes(*revision), &expected, *revision)?;
-            let before = history.get(&put.key, revision - 1).map(|kv| kv.mod_revision);
+            let before = history.get(&put.key, revision - 1);
+            let value = match put.ignore_value {
+                true => before.map_or(Bytes::new(), |kv| Bytes::copy_from_slice(kv.value)),
+                false => put.value.clone(),
+            };
+            let changes = history.changes(*revision);
+            check_changes(changes, &[(put.key.clone(), Some(value))], *revision)?;
+            let lease = match put.ignore_lease {
+                true => before.map_or(0, |kv| kv.lease),
+                false => put.lease,
+            };
+            ensure!(
+                changes[0].kv().lease == lease,
+                "the put at {revision} should hang on lease {lease}"
+            );
+            let before = before.map(|kv| kv.mod_revision);
             ensure!(
                 prev.map(|prev| prev.main) == before,
                 "the put at {revision} says {prev:?} was before it, it was {before:?}"
@@ -280,10 +295,10 @@ pub fn check_answer(
             behind(revision)
         }
         (Ask::Txn(txn), Outcome::Txn(outcome)) => {
-            check_txn(txn, outcome, store, history)?;
+            transactions::check(txn, outcome, store, history)?;
             behind(outcome.revision)
         }
-        (Ask::Compact(at), Outcome::Compact { revision }) => {
+        (Ask::Compact(at, _), Outcome::Compact { revision }) => {
             ensure!(
                 store.compact_revision() >= *at,
                 "compaction at {at} was answered, {} is compacted",
@@ -299,15 +314,18 @@ pub fn check_answer(
             at_least(store.revision())
         }
         (Ask::Grant { .. }, Outcome::LeaseGrant { revision, .. })
-        | (Ask::Revoke(_), Outcome::LeaseRevoke { revision })
-        | (Ask::Renew(_), Outcome::LeaseRenew { revision, .. }) => at_least(*revision),
+        | (Ask::Revoke(_), Outcome::LeaseRevoke { revision }) => at_least(*revision),
+        // A renewal that was passed on bears the revision of the member that was asked. Source: etcd LeaseKeepAlive.
+        (Ask::Renew(_), Outcome::LeaseRenew { .. }) => Ok(0),
         (Ask::MoveLeader(_), Outcome::Done) | (Ask::Leases, Outcome::Leases(_)) => Ok(0),
         (Ask::CompactionDone(_), Outcome::Done) | (Ask::Disarm { .. }, Outcome::Alarms(_)) => Ok(0),
+        (Ask::Left(_), Outcome::LeaseInfo(_)) | (Ask::Change { .. }, Outcome::Members { .. }) => Ok(0),
         (ask, outcome) => Err(format!("{} was answered by {outcome:?}", ask.name())),
     }
 }
 
-fn check_changes(found: &[Change], expected: &[(Bytes, Option<Bytes>)], revision: i64) -> Check {
+/// Compares the changes of a revision with (key, value; none: deleted).
+pub fn check_changes(found: &[Change], expected: &[(Bytes, Option<Bytes>)], revision: i64) -> Check {
     let same = found.len() == expected.len()
         && found.iter().zip(expected).all(|(change, (key, value))| {
             change.key == *key
@@ -319,53 +337,6 @@ fn check_changes(found: &[Change], expected: &[(Bytes, Option<Bytes>)], revision
         "revision {revision} was acknowledged as {expected:?} but holds {found:?}"
     );
     Ok(())
-}
-
-fn check_txn(txn: &TxnRequest, outcome: &TxnOutcome, store: &StoreView, history: &History) -> Check {
-    let revision = outcome.revision;
-    let compare = &txn.compare[0];
-    let before = history.get(&compare.key, revision - 1);
-    let holds = match &compare.target_union {
-        Some(TargetUnion::Value(value)) => before.is_some_and(|kv| kv.value == value),
-        Some(TargetUnion::Version(version)) => before.map_or(0, |kv| kv.version) == *version,
-        Some(TargetUnion::ModRevision(at)) => before.map_or(0, |kv| kv.mod_revision) == *at,
-        other => unreachable!("no such comparison is drawn: {other:?}"),
-    };
-    ensure!(
-        holds == outcome.succeeded,
-        "the transaction at {revision} took the branch {}, its guard {compare:?} was {holds}",
-        outcome.succeeded
-    );
-    let ops = if holds { &txn.success } else { &txn.failure };
-    let mut expected = Vec::new();
-    let mut now = before.map(|kv| Bytes::copy_from_slice(kv.value));
-    ensure!(
-        ops.len() == outcome.results.len(),
-        "the transaction at {revision} answers another number of operations"
-    );
-    for (op, result) in ops.iter().zip(&outcome.results) {
-        match (op.request.as_ref(), result) {
-            (Some(Op::RequestPut(put)), _) => {
-                if put.key == compare.key {
-                    now = Some(put.value.clone());
-                }
-                expected.push((put.key.clone(), Some(put.value.clone())));
-            }
-            (Some(Op::RequestDeleteRange(delete)), _) => {
-                if now.take().is_some() {
-                    expected.push((delete.key.clone(), None));
-                }
-            }
-            (Some(Op::RequestRange(range)), etcore::member::OpOutcome::Range { bound, .. }) => {
-                if bound.main > store.compact_revision() {
-                    let bound = Revision::new(bound.main, bound.sub as u32);
-                    history.check_before(store, &range.key, bound, now.as_deref())?;
-                }
-            }
-            (op, result) => return Err(format!("{op:?} was answered by {result:?}")),
-        }
-    }
-    check_changes(history.changes(revision), &expected, revision)
 }
 
 /// Whether a refusal says that the request has no effect and never will.

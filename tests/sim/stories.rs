@@ -1,13 +1,12 @@
 //! Histories made by hand, where chance would take long to find them.
 
-use etcore::member::Event;
+use etcore::member::{Event, MemberChange};
 use net::pb::etcdserverpb::{InternalRaftRequest, LeaseRevokeBatchRequest};
 use prost::Message as _;
 use raft::{Entry, Message, MessageType};
 
 use crate::{
     cluster::{Action, Cluster},
-    host::member_id,
     leases::key_of,
     requests::{self, Ask},
     weather::{MS, SEC, Weather},
@@ -24,6 +23,8 @@ fn healthy_in(weather: Weather, seed: u64) -> Cluster {
     for index in 0..cluster.hosts.len() {
         cluster.plan(0, Action::Boot(index));
     }
+    cluster.plan(100 * MS, Action::Links);
+    cluster.plan(5 * SEC, Action::Operate);
     assert_eq!(cluster.run(20 * SEC, |cluster| cluster.is_settled()), Ok(true));
     cluster
 }
@@ -53,8 +54,7 @@ fn read() -> Ask {
 
 fn cut_off(cluster: &mut Cluster, index: usize) {
     for other in (0..cluster.hosts.len()).filter(|other| *other != index) {
-        let (a, b) = (member_id(index), member_id(other));
-        cluster.cut.extend([(a, b), (b, a)]);
+        cluster.cut.extend([(index, other), (other, index)]);
     }
 }
 
@@ -147,6 +147,44 @@ fn an_idle_member_sleeps_from_tick_to_tick() {
     assert!(turns <= 110, "{turns} turns in 10 s of ticks of 100 ms");
 }
 
+#[test]
+fn a_follower_that_was_away_for_longer_than_the_log_is_caught_up_by_a_snapshot() {
+    let weather = Weather {
+        catch_up_entries: 5,
+        wal_segment_bytes: 16 << 10,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(weather, 16);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let follower = (leader + 1) % 3;
+    cut_off(&mut cluster, follower);
+    for _ in 0..100 {
+        put(&mut cluster, leader);
+        go_on(&mut cluster, 20 * MS);
+    }
+    cluster.cut.clear();
+    let until_ns = cluster.now_ns + 20 * SEC;
+    assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+    assert!(cluster.counts.events.get("snapshots installed") >= Some(&1));
+}
+
+#[test]
+fn a_leader_that_removes_itself_hands_over_and_stops() {
+    let mut cluster = healthy(3, 17);
+    // Changes need links that have been good for a while.
+    go_on(&mut cluster, 8 * SEC);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let change = MemberChange::Remove(cluster.hosts[leader].id);
+    let what = "remove";
+    cluster.ask(leader, Ask::Change { what, change });
+    let until_ns = cluster.now_ns + 10 * SEC;
+    let gone = cluster.run(until_ns, |cluster| !cluster.hosts[leader].stands);
+    assert_eq!(gone, Ok(true), "it stops by itself");
+    let until_ns = cluster.now_ns + 10 * SEC;
+    assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+    put(&mut cluster, (leader + 1) % 3);
+}
+
 /// A lease on a healthy cluster, checkpointed every 5 s, after 12 s; and the leader.
 fn checkpointed_lease(seed: u64, lease: i64, ttl: i64) -> (Cluster, usize) {
     let weather = Weather {
@@ -210,8 +248,8 @@ fn leases_are_not_ended_by_what_a_former_leader_decided() {
     };
     let late = Message {
         msg_type: MessageType::MsgProp,
-        from: member_id(former),
-        to: member_id(leader),
+        from: cluster.hosts[former].id,
+        to: cluster.hosts[leader].id,
         entries: vec![entry],
         ..Message::default()
     };

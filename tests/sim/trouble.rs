@@ -1,14 +1,8 @@
 //! What clients and fate do: requests, watches, faults; and the calm at the end, in which everything must finish.
 
-use storage::{
-    buckets::{Bucket, meta},
-    mvcc::StoreView,
-};
-
 use crate::{
     cluster::{Action, Cluster},
     history::{Check, ensure},
-    host::member_id,
     leases::key_of,
     requests::{self, Ask},
     watching,
@@ -20,7 +14,11 @@ const WATCHERS: u32 = 6;
 /// Leases that live at once.
 const LEASES: usize = 4;
 /// How long the calm may take to settle everything. Units: nanoseconds.
-const CALM_NS: u64 = 90 * SEC;
+const CALM_NS: u64 = 240 * SEC;
+/// In quiet stretches requests are so many times rarer.
+const QUIETER: u64 = 40;
+/// And faults at least so far apart. Units: nanoseconds.
+const QUIET_FAULT_GAP_NS: u64 = 10 * SEC;
 
 impl Cluster {
     /// The whole run: trouble, calm, a last crash of everybody.
@@ -31,6 +29,9 @@ impl Cluster {
         self.plan(100 * MS, Action::Request);
         self.plan(500 * MS, Action::Fault);
         self.plan(SEC, Action::Check);
+        self.plan(100 * MS, Action::Links);
+        self.plan(5 * SEC, Action::Operate);
+        self.plan(self.weather.busy_ns, Action::Stretch);
         for call in 1..=WATCHERS {
             let watcher = watching::draw(call, 0, 0, &mut self.rng, self.weather.keys);
             self.watchers.insert(call, watcher);
@@ -44,7 +45,7 @@ impl Cluster {
         self.rot()?;
         self.counts.simulated_ns = self.now_ns;
         self.counts.revisions = self.history.revision() as u64;
-        self.counts.elections = self.history.elections();
+        self.counts.elections = self.consensus.elections();
         self.counts.leases_expired = self.leases.expired;
         self.counts.leases_renewed = self.leases.renewed;
         Ok(())
@@ -52,7 +53,7 @@ impl Cluster {
 
     /// Members have no reason to work all the time: messages must not breed messages, nor turns turns.
     pub(crate) fn check_effort(&self) -> Check {
-        let seconds = self.now_ns / SEC * self.weather.members;
+        let seconds = self.now_ns / SEC * self.hosts.len() as u64;
         ensure!(
             self.counts.turns < 2000 * seconds,
             "{} turns in {seconds} member seconds",
@@ -61,19 +62,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// A busy stretch ends, or a quiet one.
+    pub(crate) fn change_stretch(&mut self) {
+        self.busy = !self.busy;
+        let mean_ns = if self.busy {
+            self.weather.busy_ns
+        } else {
+            self.weather.quiet_ns
+        };
+        let after_ns = self.rng.between(mean_ns / 2, mean_ns * 3 / 2);
+        self.plan(after_ns, Action::Stretch);
+    }
+
     /// A client does something.
     pub(crate) fn client_turn(&mut self) -> Check {
         if self.calm {
             return Ok(());
         }
-        let gap_ns = self.weather.request_gap_ns;
+        let gap_ns = match self.busy {
+            true => self.weather.request_gap_ns,
+            false => self.weather.request_gap_ns * QUIETER,
+        };
         let after_ns = self.rng.between(0, 2 * gap_ns);
         self.plan(after_ns, Action::Request);
-        let index = self.rng.below(self.weather.members) as usize;
+        let index = self.some_machine();
         match self.rng.below(100) {
             0..=11 => self.lease_turn(index),
             12..=14 => return self.watch_turn(),
-            15 => self.ask(index, Ask::Leases),
+            15 if self.rng.percent(50) => self.ask(index, Ask::Leases),
+            15 => {
+                let living = self.leases.living();
+                if !living.is_empty() {
+                    let lease = self.rng.pick(&living);
+                    self.ask(index, Ask::Left(lease));
+                }
+            }
             16 => self.disarm(index),
             _ => {
                 let ask = requests::draw(self.next_writer, &mut self.rng, &self.weather, &self.history);
@@ -96,14 +119,34 @@ impl Cluster {
         }
         if !self.leases.all[&lease].has_key {
             self.put_lease_key(lease);
+        } else if self.rng.percent(10) {
+            let put = requests::put(self.next_writer, key_of(lease).into(), 0, &mut self.rng, &self.weather);
+            let ignore_lease = true;
+            return self.ask(
+                index,
+                Ask::Put(net::pb::etcdserverpb::PutRequest { ignore_lease, ..put }),
+            );
         }
-        let leader = self.leader().unwrap_or(index);
-        self.ask(leader, Ask::Renew(lease));
+        // Whoever does not lead passes it on.
+        let asked = self.leader().filter(|_| self.rng.percent(50)).unwrap_or(index);
+        self.ask(asked, Ask::Renew(lease));
+    }
+
+    /// One of the machines that have a member, as a rule.
+    fn some_machine(&mut self) -> usize {
+        let standing: Vec<usize> = (0..self.hosts.len())
+            .filter(|index| self.hosts[*index].stands)
+            .collect();
+        if standing.is_empty() {
+            0
+        } else {
+            self.rng.pick(&standing)
+        }
     }
 
     /// Hangs a key on a lease, so that its end can be seen.
     pub(crate) fn put_lease_key(&mut self, lease: i64) {
-        let index = self.rng.below(self.weather.members) as usize;
+        let index = self.some_machine();
         let key = key_of(lease).into();
         let put = requests::put(self.next_writer, key, lease, &mut self.rng, &self.weather);
         self.ask(index, Ask::Put(put));
@@ -113,7 +156,7 @@ impl Cluster {
     pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |index: &usize| {
             let up = self.hosts[*index].up.as_ref();
-            up.is_some_and(|up| up.view.leader == member_id(*index))
+            up.is_some_and(|up| up.view.leader == self.hosts[*index].id)
         };
         (0..self.hosts.len()).filter(leads).max_by_key(|index| {
             let up = self.hosts[*index].up.as_ref();
@@ -187,7 +230,10 @@ impl Cluster {
         if self.calm {
             return Ok(());
         }
-        let gap_ns = self.weather.fault_gap_ns;
+        let gap_ns = match self.busy {
+            true => self.weather.fault_gap_ns,
+            false => (4 * self.weather.fault_gap_ns).max(QUIET_FAULT_GAP_NS),
+        };
         let after_ns = self.rng.between(gap_ns / 10, 2 * gap_ns);
         self.plan(after_ns, Action::Fault);
         let weather = &self.weather;
@@ -199,6 +245,7 @@ impl Cluster {
             (weather.clock, 4),
             (weather.partition, 5),
             (weather.transfer, 6),
+            (weather.disk_stall, 7),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         if total == 0 {
@@ -212,7 +259,7 @@ impl Cluster {
             }
             None => true,
         });
-        let index = self.rng.below(self.weather.members) as usize;
+        let index = self.some_machine();
         if self.hosts[index].up.is_none() {
             return Ok(());
         }
@@ -223,6 +270,7 @@ impl Cluster {
             Some(3) => self.pause(index),
             Some(4) => self.bend_clock(index),
             Some(5) => self.partition(index),
+            Some(7) => self.stall_disk(index),
             _ => self.transfer(index),
         }
         Ok(())
@@ -259,6 +307,14 @@ impl Cluster {
         self.plan(after_ns, Action::Space(index));
     }
 
+    fn stall_disk(&mut self, index: usize) {
+        self.fault("disk stall");
+        let most = self.rng.pick(&[100, 2000, 15_000]);
+        let stall_ns = self.rng.between(20, most) * MS;
+        self.note(|| format!("m{index}: the disk stalls for {} ms", stall_ns / MS));
+        self.hosts[index].stalled_until_ns = self.now_ns + stall_ns;
+    }
+
     fn pause(&mut self, index: usize) {
         self.fault("pause");
         self.note(|| format!("m{index} stands still"));
@@ -284,33 +340,41 @@ impl Cluster {
     }
 
     fn partition(&mut self, index: usize) {
-        let members = self.weather.members as usize;
-        let me = member_id(index);
-        let others: Vec<u64> = (0..members).filter(|other| *other != index).map(member_id).collect();
-        match self.rng.below(4) {
+        let standing = |other: &usize| self.hosts[*other].stands;
+        let members: Vec<usize> = (0..self.hosts.len()).filter(standing).collect();
+        let others: Vec<usize> = members.iter().copied().filter(|other| *other != index).collect();
+        if others.is_empty() {
+            return;
+        }
+        match self.rng.below(5) {
             0 => {
                 self.fault("member cut off");
                 self.cut
-                    .extend(others.iter().flat_map(|other| [(me, *other), (*other, me)]));
+                    .extend(others.iter().flat_map(|other| [(index, *other), (*other, index)]));
             }
             1 => {
                 self.fault("member heard by nobody");
-                self.cut.extend(others.iter().map(|other| (me, *other)));
+                self.cut.extend(others.iter().map(|other| (index, *other)));
             }
             2 => {
                 self.fault("link cut one way");
                 let other = self.rng.pick(&others);
-                self.cut.insert((other, me));
+                self.cut.insert((other, index));
+            }
+            3 => {
+                // Everybody hears this one, and hardly anybody else.
+                self.fault("all but one parted");
+                let pairs = others.iter().flat_map(|a| others.iter().map(move |b| (*a, *b)));
+                self.cut.extend(pairs.filter(|(a, b)| a != b && (a + b) % 2 == 1));
             }
             _ => {
                 self.fault("cluster split");
-                let side: Vec<bool> = (0..members).map(|_| self.rng.percent(50)).collect();
-                let pairs = (0..members).flat_map(|a| (0..members).map(move |b| (a, b)));
-                let between = pairs.filter(|(a, b)| side[*a] != side[*b]);
-                self.cut.extend(between.map(|(a, b)| (member_id(a), member_id(b))));
+                let side: Vec<bool> = self.hosts.iter().map(|_| self.rng.percent(50)).collect();
+                let pairs = members.iter().flat_map(|a| members.iter().map(move |b| (*a, *b)));
+                self.cut.extend(pairs.filter(|(a, b)| side[*a] != side[*b]));
             }
         }
-        self.note(|| format!("cut: {:x?}", self.cut));
+        self.note(|| format!("cut: {:?}", self.cut));
         let most = self.rng.pick(&[500, 5000, 15_000]);
         let after_ns = self.rng.between(50, most) * MS;
         self.plan(after_ns, Action::Heal);
@@ -319,7 +383,7 @@ impl Cluster {
     fn transfer(&mut self, index: usize) {
         self.fault("leader transfer");
         let leader = self.leader().unwrap_or(index);
-        self.ask(leader, Ask::MoveLeader(member_id(index)));
+        self.ask(leader, Ask::MoveLeader(self.hosts[index].id));
     }
 
     /// Everything is healed; all that waits must finish, leases must end, members must be equal, and serve.
@@ -332,8 +396,11 @@ impl Cluster {
             self.hosts[index].clock.set_rate(now_ns, 1000);
             self.hosts[index].limit_space(None);
             self.resume(index);
-            if self.hosts[index].may_fail && self.hosts[index].up.is_some() {
-                // The calls that were to fail are forgotten with the process.
+            if self.rng.percent(50) {
+                // What a member is stuck in, a restart would mend: half of them go on as they are.
+                self.hosts[index].disk.forget_faults();
+                self.hosts[index].may_fail = false;
+            } else if self.hosts[index].may_fail && self.hosts[index].up.is_some() {
                 self.crash(index)?;
             }
         }
@@ -345,7 +412,10 @@ impl Cluster {
         let until_ns = self.now_ns + 5 * SEC;
         self.run(until_ns, |_| false)?;
         self.settle("after the trouble")?;
-        for index in 0..self.hosts.len() {
+        for index in (0..self.hosts.len())
+            .filter(|index| self.hosts[*index].stands)
+            .collect::<Vec<_>>()
+        {
             let key = format!("k{:03}", 0).into();
             let put = requests::put(self.next_writer, key, 0, &mut self.rng, &self.weather);
             self.ask(index, Ask::Put(put));
@@ -371,7 +441,8 @@ impl Cluster {
         let done = self.run(until_ns, |cluster| {
             if cluster.now_ns >= disarm_ns {
                 disarm_ns = cluster.now_ns + SEC;
-                cluster.disarm(0);
+                let index = cluster.some_machine();
+                cluster.disarm(index);
             }
             cluster.is_settled()
         })?;
@@ -387,16 +458,18 @@ impl Cluster {
     pub(crate) fn is_settled(&self) -> bool {
         let revision = self.history.revision();
         let leased = |key: &[u8]| self.history.get(key, revision).is_some();
-        let first = self.hosts[0].up.as_ref().map(|up| up.view.applied_index);
+        let mut standing = self.hosts.iter().filter(|host| host.stands);
+        let first = standing.clone().next().and_then(|host| host.up.as_ref());
+        let first = first.map(|up| up.view.applied_index);
         self.pending.is_empty()
-            && self.hosts.iter().all(|host| {
+            && self.is_staffed()
+            && standing.all(|host| {
                 host.up.as_ref().is_some_and(|up| {
                     up.revision == revision
                         && Some(up.view.applied_index) == first
                         && up.view.committed_index == up.view.applied_index
                         && up.view.leader != 0
                         && up.view.alarms.is_empty()
-                        && is_compacted(&up.view.store)
                         && !up.hub.has_work()
                 })
             })
@@ -407,8 +480,9 @@ impl Cluster {
     fn what_waits(&self) -> String {
         let hosts = self.hosts.iter().map(|host| match &host.up {
             Some(up) => format!(
-                "m{} (applied {}, committed {}, revision {}, leader {:x}, term {}, alarms {:?})",
+                "m{} {:x} (applied {}, committed {}, revision {}, leader {:x}, term {}, alarms {:?})",
                 host.index,
+                host.id,
                 up.view.applied_index,
                 up.view.committed_index,
                 up.revision,
@@ -416,7 +490,7 @@ impl Cluster {
                 up.view.term,
                 up.view.alarms
             ),
-            None => format!("m{} (down)", host.index),
+            None => format!("m{} ({})", host.index, if host.stands { "down" } else { "spare" }),
         });
         let revision = self.history.revision();
         let leases = self.leases.all.keys();
@@ -447,7 +521,10 @@ impl Cluster {
             "revision {} was acknowledged, the newest is {revision}",
             self.known
         );
-        for index in 0..self.hosts.len() {
+        for index in (0..self.hosts.len())
+            .filter(|index| self.hosts[*index].stands)
+            .collect::<Vec<_>>()
+        {
             let store = self.hosts[index].up().view.store.clone();
             let wrong = |why| format!("m{index} at the end: {why}");
             ensure!(store.revision() == revision, "m{index} is not at revision {revision}");
@@ -468,7 +545,10 @@ impl Cluster {
         let wait_ns = self.rng.below(300) * MS;
         let until_ns = self.now_ns + wait_ns;
         self.run(until_ns, |_| false)?;
-        for index in 0..self.hosts.len() {
+        for index in (0..self.hosts.len())
+            .filter(|index| self.hosts[*index].stands)
+            .collect::<Vec<_>>()
+        {
             self.crash(index)?;
         }
         self.settle("after the last crash")?;
@@ -477,7 +557,7 @@ impl Cluster {
 
     /// Bytes of a file of one member rot: it refuses to start or to read, or it lost nothing by it.
     fn rot(&mut self) -> Check {
-        let index = self.rng.below(self.weather.members) as usize;
+        let index = self.some_machine();
         self.hosts[index].crash(None);
         let disk = self.hosts[index].disk.clone();
         let files: Vec<String> = disk
@@ -507,10 +587,4 @@ impl Cluster {
         self.fault(kind);
         Ok(())
     }
-}
-
-/// Whether nothing is left of what was compacted; a compaction that a crash cut short goes on by itself.
-fn is_compacted(store: &StoreView) -> bool {
-    let mark = |name| store.bucket_get(Bucket::Meta, name).ok().flatten();
-    mark(meta::FINISHED_COMPACT) == mark(meta::SCHEDULED_COMPACT)
 }

@@ -36,13 +36,20 @@ impl Dice for Rng {
 /// Everything that differs between two seeds, besides chance itself.
 #[derive(Clone, Debug)]
 pub struct Weather {
-    /// Voters: 1, 3 or 5.
+    /// Voters at the beginning: 1, 3 or 5.
     pub members: u64,
+    /// Machines beside theirs, for members that come later.
+    pub spares: usize,
+    /// Mean time between two changes of the members; 0: none. Units: nanoseconds.
+    pub churn_ns: u64,
     /// How long trouble lasts, before everything is healed. Units: nanoseconds.
     pub trouble_ns: u64,
-    /// Mean time between two requests of clients. Units: nanoseconds.
+    /// Trouble comes in busy and in quiet stretches, each about this long. Units: nanoseconds.
+    pub busy_ns: u64,
+    pub quiet_ns: u64,
+    /// Mean time between two requests of clients, while they are busy. Units: nanoseconds.
     pub request_gap_ns: u64,
-    /// Mean time between two faults. Units: nanoseconds.
+    /// Mean time between two faults, while fate is busy. Units: nanoseconds.
     pub fault_gap_ns: u64,
     /// Length of a raft tick. Units: nanoseconds.
     pub tick_ns: u64,
@@ -58,6 +65,8 @@ pub struct Weather {
     pub tree_growth_bytes: u64,
     pub commit_interval_ns: u64,
     pub catch_up_entries: u64,
+    /// Pages of a member snapshot that travel together. Units: bytes.
+    pub piece_bytes: usize,
     /// Mean time a disk takes for an operation. Units: nanoseconds.
     pub disk_ns: u64,
     /// Mean time a message takes. Units: nanoseconds.
@@ -70,6 +79,7 @@ pub struct Weather {
     pub crash: u64,
     pub disk_error: u64,
     pub disk_full: u64,
+    pub disk_stall: u64,
     pub pause: u64,
     pub clock: u64,
     pub partition: u64,
@@ -86,10 +96,14 @@ impl Weather {
         let alone = members == 1;
         let mut weather = Weather {
             members,
-            trouble_ns: rng.between(20, 60) * SEC,
+            spares: 2,
+            churn_ns: rng.pick(&[0, 0, 4, 12, 40]) * SEC,
+            trouble_ns: rng.between(60, 1020) * SEC,
+            busy_ns: rng.between(10, 40) * SEC,
+            quiet_ns: rng.pick(&[30, 120, 300]) * SEC,
             request_gap_ns: rng.pick(&[15, 30, 60, 120]) * MS,
             fault_gap_ns: rng.pick(&[500, 1500, 4000, 60_000]) * MS,
-            tick_ns: rng.pick(&[20, 50, 100]) * MS,
+            tick_ns: rng.pick(&[20, 50, 100, 100, 250, 1000]) * MS,
             pre_vote: rng.percent(70),
             keys: rng.pick(&[3, 10, 60]),
             value_bytes: rng.pick(&[20, 100, 400]),
@@ -98,8 +112,8 @@ impl Weather {
             tree_page_bytes: rng.pick(&[512, 1024, 4096]),
             tree_growth_bytes: rng.pick(&[16, 64, 512]) << 10,
             commit_interval_ns: rng.pick(&[5, 30, 100, 1000]) * MS,
-            // Without the installing of snapshots no follower may fall behind the log.
-            catch_up_entries: if alone { rng.pick(&[1, 20, 200]) } else { 1 << 40 },
+            catch_up_entries: rng.pick(&[1, 5, 20, 200, 5000]),
+            piece_bytes: rng.pick(&[1, 8, 64]) << 10,
             disk_ns: rng.pick(&[50, 300, 3000]) * US,
             net_ns: rng.pick(&[100, 500, 5000]) * US,
             loss: rng.pick(&[0, 0, 2, 15]),
@@ -108,6 +122,7 @@ impl Weather {
             crash: rng.pick(&[0, 1, 4, 12]),
             disk_error: rng.pick(&[0, 1, 4]),
             disk_full: rng.pick(&[0, 0, 2]),
+            disk_stall: rng.pick(&[0, 1, 3]),
             pause: rng.pick(&[0, 2, 6]),
             clock: rng.pick(&[0, 0, 2, 6]),
             partition: if alone { 0 } else { rng.pick(&[0, 3, 8]) },
@@ -127,6 +142,7 @@ impl Weather {
     pub fn fair(members: u64) -> Weather {
         Weather {
             members,
+            churn_ns: 0,
             tick_ns: 100 * MS,
             pre_vote: true,
             commit_interval_ns: 30 * MS,
@@ -138,6 +154,7 @@ impl Weather {
             crash: 0,
             disk_error: 0,
             disk_full: 0,
+            disk_stall: 0,
             pause: 0,
             clock: 0,
             partition: 0,

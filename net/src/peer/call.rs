@@ -30,6 +30,8 @@ pub enum CallMethod {
     LeaseInfo = 2,
     /// Make a learner a voter.
     Promote = 3,
+    /// Send the member that asks a snapshot: its tree is damaged, its log is not.
+    Refill = 4,
 }
 
 /// A request to the leader.
@@ -77,6 +79,7 @@ impl Call {
             1 => CallMethod::LeaseRenew,
             2 => CallMethod::LeaseInfo,
             3 => CallMethod::Promote,
+            4 => CallMethod::Refill,
             value => {
                 return Err(TableError::Unknown {
                     what: "the method of a call",

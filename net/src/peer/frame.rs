@@ -46,6 +46,14 @@ pub enum FrameError {
         /// The bound.
         max: usize,
     },
+    /// The length was damaged on the way: without this check the rest of the connection would be waited for as one frame.
+    #[error("a frame's header is damaged: expected check {expected:06x}, found {found:06x}")]
+    Header {
+        /// As the frame says.
+        expected: u32,
+        /// As computed.
+        found: u32,
+    },
     /// The bytes were damaged on the way.
     #[error("a frame's checksum is wrong: expected {expected:08x}, found {found:08x}")]
     Checksum {
@@ -121,13 +129,19 @@ impl Encoder {
 
 fn put(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     let len = u32::try_from(payload.len()).expect("the builder makes less than 2 GiB");
-    let covered = [kind as u8, 0, 0, 0];
+    let [a, b, c, _] = header_check(len, kind as u8).to_le_bytes();
+    let covered = [kind as u8, a, b, c];
     let crc = crc32c::crc32c_append(crc32c::crc32c(&covered), payload);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&covered);
     out.extend_from_slice(payload);
+}
+
+/// What the three bytes behind the kind must be, so that a length can be trusted before its bytes have come.
+fn header_check(len: u32, kind: u8) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&len.to_le_bytes()), &[kind]) & 0xff_ffff
 }
 
 /// Turns bytes into frames.
@@ -176,7 +190,12 @@ impl Decoder {
             return Ok(None);
         }
         let word = |at: usize| u32::from_le_bytes(self.held[at..at + 4].try_into().expect("four bytes"));
-        let (len, expected, kind) = (word(4) as usize, word(8), self.held[UNCOVERED_BYTES]);
+        let (len, expected, kind) = (word(4), word(8), self.held[UNCOVERED_BYTES]);
+        let (check, found) = (word(UNCOVERED_BYTES) >> 8, header_check(len, kind));
+        if check != found {
+            return Err(FrameError::Header { expected: check, found });
+        }
+        let len = len as usize;
         if len > self.frame_bytes_max {
             return Err(FrameError::TooLong {
                 len,

@@ -24,7 +24,7 @@ impl RawNode {
 
     /// Campaigns, if this member may lead.
     pub(super) fn start_campaign(&mut self, transfer: bool) {
-        if self.role == Role::Leader || !self.is_promotable() || self.has_unapplied_conf_change() {
+        if self.role == Role::Leader || self.held_back || !self.is_promotable() || self.has_unapplied_conf_change() {
             return;
         }
         if self.config.pre_vote && !transfer {

@@ -17,7 +17,8 @@ impl RawNode {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
-            if self.config.check_quorum && !self.tracker.take_quorum_active(self.config.id) {
+            let without_quorum = self.config.check_quorum && !self.tracker.take_quorum_active(self.config.id);
+            if without_quorum || self.held_back {
                 self.become_follower(self.term, 0);
                 return;
             }

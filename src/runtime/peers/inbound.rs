@@ -35,16 +35,17 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
     }
     let peer = format!("{:x}", theirs.from);
     if verdict != Verdict::Accepted {
-        let cluster = format!("{:x}", theirs.cluster_id);
-        tracing::warn!(peer, cluster, ?verdict, "a member that dialled us is refused");
+        ctx.refuse(&theirs, verdict);
         let _ = stream.shutdown_write();
         return;
     }
+    ctx.greeted(theirs.from, &theirs);
     decoder.set_frame_bytes_max(FRAME_BYTES_MAX);
     if theirs.purpose == Purpose::Snapshot {
         return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
     }
     if let Err(error) = receive(&ctx, theirs.from, &mut stream, &mut decoder).await {
+        ctx.metrics.peers.of(theirs.from).received_failures.add(1);
         tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
     }
 }
@@ -70,6 +71,7 @@ async fn greet(stream: &mut Stream, decoder: &mut Decoder) -> Option<Handshake> 
 /// Turns frames into events until the connection ends, which is no error.
 async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut Decoder) -> Result<(), FrameError> {
     let (mut buf, mut events) = (vec![0; READ_BYTES], Vec::new());
+    let metrics = ctx.metrics.peers.of(from);
     loop {
         while let Some(frame) = decoder.take_frame()? {
             match event(ctx, from, frame) {
@@ -87,7 +89,10 @@ async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut De
             breathe().await;
         }
         match stream.read(&mut buf).await {
-            Ok(read) if read > 0 => decoder.feed(&buf[..read]),
+            Ok(read) if read > 0 => {
+                metrics.received_bytes.add(read as u64);
+                decoder.feed(&buf[..read]);
+            }
             _ => return Ok(()),
         }
     }

@@ -6,6 +6,7 @@ use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,8 @@ use super::Context;
 use crate::{
     bell::Bell,
     member::Event,
-    runtime::{now_ns, pause::breathe},
+    metrics::PeerMetrics,
+    runtime::{now_ns, pause::breathe, peer_http},
 };
 
 /// Frames that wait for the socket. Source: etcd's stream buffer.
@@ -36,6 +38,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const DIAL_MAX: Duration = Duration::from_secs(2);
 /// What is not acknowledged for this long ends the connection. Source: etcd's connection write timeout.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
+/// Time between two measurements of the round trip. Source: etcd's `ConnReadTimeout - 1 s`.
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 /// A connection that lasted this long starts the next pauses from the shortest.
 const GOOD_NS: u64 = 1_000_000_000;
 
@@ -67,6 +71,7 @@ pub struct Link {
     connected: Cell<bool>,
     closed: Cell<bool>,
     bell: Bell,
+    metrics: Arc<PeerMetrics>,
 }
 
 /// Why a connection could not be made.
@@ -91,7 +96,9 @@ pub(super) enum DialError {
 impl Link {
     /// Starts dialling.
     pub fn start(ctx: Rc<Context>, to: u64, urls: Vec<String>) -> Rc<Link> {
+        let metrics = ctx.metrics.peers.of(to);
         let link = Rc::new(Link {
+            metrics,
             ctx,
             to,
             urls: RefCell::new(urls),
@@ -102,6 +109,7 @@ impl Link {
             bell: Bell::default(),
         });
         glommio::spawn_local(run(link.clone())).detach();
+        glommio::spawn_local(probe(link.clone())).detach();
         link
     }
 
@@ -137,6 +145,7 @@ impl Link {
     }
 
     fn dropped(&self, outgoing: &Outgoing) {
+        self.metrics.sent_failures.add(1);
         let Outgoing::Message(message) = outgoing else { return };
         match message.msg_type {
             MessageType::MsgSnap => self.ctx.tell(Event::SnapshotSent { to: self.to, ok: false }),
@@ -146,7 +155,10 @@ impl Link {
     }
 
     fn set_connected(&self, up: bool) {
-        self.connected.set(up);
+        if self.connected.replace(up) && !up {
+            self.metrics.disconnected.add(1);
+        }
+        self.metrics.active.set(u64::from(up));
         self.ctx.tell(Event::Link { id: self.to, up });
     }
 
@@ -154,6 +166,7 @@ impl Link {
         self.set_connected(false);
         self.queued_bytes.set(0);
         let dropped = std::mem::take(&mut *self.queue.borrow_mut());
+        self.metrics.sent_failures.add(dropped.len() as u64);
         if !dropped.is_empty() {
             self.ctx.tell(Event::Unreachable(self.to));
         }
@@ -224,6 +237,19 @@ async fn run(link: Rc<Link>) {
     }
 }
 
+/// Measures the way to the other member and back now and then.
+async fn probe(link: Rc<Link>) {
+    while !link.closed.get() {
+        glommio::timer::sleep(PROBE_INTERVAL).await;
+        let url = link.urls.borrow().first().cloned();
+        if let Some(url) = url.filter(|_| link.connected.get())
+            && let Ok(answer) = peer_http::get(&url, "/raft/probing", None, "", PROBE_INTERVAL).await
+        {
+            link.metrics.round_trip.observe_ns(answer.took.as_nanos() as u64);
+        }
+    }
+}
+
 async fn dial(link: &Link, url: &str) -> Result<Stream, DialError> {
     connect_to(&link.ctx, link.to, url, Purpose::Messages).await
 }
@@ -241,7 +267,10 @@ pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpo
         .await
         .map_err(|_| DialError::Protocol("no answer in time".into()))??;
     match reply.verdict {
-        Verdict::Accepted => Ok(stream),
+        Verdict::Accepted => {
+            ctx.greeted(to, &reply);
+            Ok(stream)
+        }
         verdict => Err(DialError::Refused(verdict)),
     }
 }
@@ -279,6 +308,7 @@ async fn pass_on(link: &Link, mut stream: Stream) -> io::Result<()> {
             continue;
         }
         stream.write_all(&out).await?;
+        link.metrics.sent_bytes.add(out.len() as u64);
         if out.len() >= WRITE_BYTES {
             out = Vec::new();
             breathe().await;

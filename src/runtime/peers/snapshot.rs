@@ -14,7 +14,10 @@ use raft::{Message, MessageType};
 use storage::tree::Root;
 
 use super::{Context, link::connect_to};
-use crate::member::{self, Event, INCOMING, Inbound, Outbound, Step};
+use crate::{
+    member::{self, Event, INCOMING, Inbound, Outbound, Step},
+    runtime::now_ns,
+};
 
 /// Bytes of pages in one piece. Units: bytes.
 const PIECE_BYTES: usize = 1 << 20;
@@ -22,6 +25,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const TRANSFER_MAX: Duration = Duration::from_secs(600);
 /// A receiver that gets nothing for this long gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A transfer that failed is begun anew after this long.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
@@ -42,7 +47,9 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
         return;
     }
     let task = async move {
-        let peer = format!("{to:x}");
+        let (peer, metrics) = (format!("{to:x}"), ctx.metrics.peers.of(to));
+        let started_ns = now_ns();
+        metrics.snapshot_sent.inflight.set(1);
         tracing::info!(peer, bytes = root.size_bytes(), "sending a snapshot");
         let sent = glommio::timer::timeout(TRANSFER_MAX, async {
             Ok::<_, glommio::GlommioError<()>>(send(&ctx, &urls, message, root).await)
@@ -54,8 +61,13 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
             Ok(()) => tracing::info!(peer, "the snapshot was taken over"),
             Err(error) => tracing::warn!(peer, %error, "the snapshot could not be sent"),
         }
-        ctx.sending.borrow_mut().remove(&to);
         let ok = result.is_ok();
+        metrics.snapshot_sent.ended(ok, now_ns() - started_ns);
+        if !ok {
+            // Consensus would try again with the next heartbeat.
+            glommio::timer::sleep(RETRY_PAUSE).await;
+        }
+        ctx.sending.borrow_mut().remove(&to);
         ctx.tell(Event::SnapshotSent { to, ok });
     };
     glommio::spawn_local(task).detach();
@@ -113,9 +125,12 @@ pub async fn receive(ctx: Rc<Context>, from: u64, mut stream: Stream, mut decode
         tracing::warn!(peer, "another snapshot is on its way already; this one is refused");
         return;
     }
+    let (metrics, started_ns) = (ctx.metrics.peers.of(from), now_ns());
+    metrics.snapshot_received.inflight.set(1);
     tracing::info!(peer, "receiving a snapshot");
     let result = take_in(&ctx, from, &mut stream, &mut decoder).await;
     let status = u8::from(result.is_err());
+    metrics.snapshot_received.ended(result.is_ok(), now_ns() - started_ns);
     match result {
         Ok(message) => ctx.tell(Event::SnapshotReceived(Box::new(message))),
         Err(error) => {

@@ -201,7 +201,7 @@ impl RingFile {
         let len = data.len();
         self.options.check_alignment(offset, len);
         #[cfg(feature = "failpoints")]
-        self.reach("walBeforeSync").await;
+        self.reach("walBeforeSync", offset).await?;
         let written = match self.handle(root, direct).await? {
             Handle::Direct(file) => {
                 let mut buffer = file.alloc_dma_buffer(len);
@@ -211,7 +211,7 @@ impl RingFile {
             Handle::Buffered(file) => file.write_at(data.to_vec(), offset).await,
         };
         #[cfg(feature = "failpoints")]
-        self.reach("walAfterSync").await;
+        self.reach("walAfterSync", offset).await?;
         match written.map_err(|error| self.error("write", Some(offset), error))? {
             whole if whole == len => Ok(Output::Done),
             short => {
@@ -221,14 +221,24 @@ impl RingFile {
         }
     }
 
-    /// Reaches a point of the log, whose files alone are durable with every write. A delay is the disk's, not the core's.
+    /// Reaches a point of the log, whose files alone are durable with every write. A delay is the disk's, not the core's;
+    /// a return is an error of the disk.
     #[cfg(feature = "failpoints")]
-    async fn reach(&self, name: &'static str) {
+    async fn reach(&self, name: &'static str, offset: u64) -> Result<(), DiskError> {
         use crate::failpoint::{Reaction, reach};
-        if self.options.direct_dsync
-            && let Reaction::Delay(time) = reach(name)
-        {
-            glommio::timer::sleep(time).await;
+        if !self.options.direct_dsync {
+            return Ok(());
+        }
+        match reach(name) {
+            Reaction::GoOn => Ok(()),
+            Reaction::Delay(time) => {
+                glommio::timer::sleep(time).await;
+                Ok(())
+            }
+            Reaction::Return => {
+                let error = io::Error::from_raw_os_error(libc::EIO);
+                Err(DiskError::from_io("write", &self.path.borrow(), Some(offset), &error))
+            }
         }
     }
 

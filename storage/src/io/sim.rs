@@ -172,6 +172,11 @@ impl SimDisk {
         self.state().faults.push(fault);
     }
 
+    /// Calls that were to fail go through.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Every further call fails.
     pub fn power_off(&self) {
         self.state().powered_off = true;

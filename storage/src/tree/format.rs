@@ -124,10 +124,7 @@ impl Meta {
     /// Errors: [`TreeError::TooNew`].
     fn decode(bytes: &[u8], path: &str) -> Result<Option<Meta>, TreeError> {
         let sum_at = bytes.len() - CRC_BYTES;
-        if &bytes[..8] != MAGIC
-            || u32_at(bytes, 16) as usize != bytes.len()
-            || crc32c::crc32c(&bytes[..sum_at]) != u32_at(bytes, sum_at)
-        {
+        if meta_problem(bytes).is_some() {
             return Ok(None);
         }
         let min_reader = u32_at(bytes, 12);
@@ -182,14 +179,66 @@ pub(super) fn newest_meta(start: &[u8], path: &str) -> Result<Meta, TreeError> {
         }
         page_size *= 2;
     }
-    newest.ok_or_else(|| TreeError::Corrupt {
-        path: path.to_owned(),
-        page: 0,
-        offset: 0,
-        what: "neither meta page is valid, first bytes",
-        expected: u64_at(MAGIC, 0),
-        found: if start.len() >= 8 { u64_at(start, 0) } else { 0 },
+    newest.ok_or_else(|| {
+        let stated = start.get(16..20).map_or(0, |_| u32_at(start, 16)) as usize;
+        let size = if stated.is_power_of_two() {
+            stated
+        } else {
+            PAGE_SIZE_BYTES_MIN
+        };
+        let first = start.get(..size.clamp(PAGE_SIZE_BYTES_MIN, PAGE_SIZE_BYTES_MAX));
+        let problem = first.and_then(meta_problem).unwrap_or(MetaProblem {
+            what: "length of the file in bytes",
+            expected: 2 * size as u64,
+            found: start.len() as u64,
+        });
+        TreeError::Corrupt {
+            path: path.to_owned(),
+            page: 0,
+            offset: 0,
+            what: problem.what,
+            expected: problem.expected,
+            found: problem.found,
+        }
     })
+}
+
+/// What is wrong with a meta page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MetaProblem {
+    pub what: &'static str,
+    pub expected: u64,
+    pub found: u64,
+}
+
+/// What is wrong with the meta page that a tree does not go by; `start` is the start of the file.
+///
+/// There always is another: a new tree gets two, and a commit replaces the older one.
+pub(super) fn other_meta_problem(start: &[u8], newest: &Meta) -> Option<(u64, MetaProblem)> {
+    let other = 1 - newest.slot();
+    let at = other as usize * newest.page_size;
+    let problem = start.get(at..at + newest.page_size).and_then(meta_problem)?;
+    Some((other, problem))
+}
+
+fn meta_problem(bytes: &[u8]) -> Option<MetaProblem> {
+    let sum_at = bytes.len() - CRC_BYTES;
+    let wrong = |what, expected, found| MetaProblem { what, expected, found };
+    let size = u32_at(bytes, 16);
+    let (sum, stored) = (crc32c::crc32c(&bytes[..sum_at]), u32_at(bytes, sum_at));
+    if &bytes[..8] != MAGIC {
+        Some(wrong(
+            "first bytes of the meta page",
+            u64_at(MAGIC, 0),
+            u64_at(bytes, 0),
+        ))
+    } else if size as usize != bytes.len() {
+        Some(wrong("page size in the meta page", bytes.len() as u64, size.into()))
+    } else if sum != stored {
+        Some(wrong("checksum of the meta page", sum.into(), stored.into()))
+    } else {
+        None
+    }
 }
 
 /// How many pages hold this many bytes.

@@ -6,7 +6,7 @@ use raft::mutant;
 
 use super::{
     MetaUser, Root, Tree, TreeError, TreeOptions,
-    format::{FIRST_PAGE, Meta, PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN, PageRef, newest_meta},
+    format::{FIRST_PAGE, Meta, PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN, PageRef, newest_meta, other_meta_problem},
     freelist::Freelist,
     page::{Kind, Shared, Verified},
     space::Space,
@@ -14,6 +14,16 @@ use super::{
 use crate::io::{Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf};
 
 impl Tree {
+    /// What the newest meta page of a file carries, whatever the state of its other pages. Blocks.
+    ///
+    /// Errors: there is no such file, or no meta page is valid.
+    pub fn user(disk: &mut dyn Disk, path: &str) -> Result<MetaUser, TreeError> {
+        let file = open_file(disk, path)?;
+        let meta = read_meta(disk, file, path);
+        disk.call(Op::Close(file))?;
+        Ok(meta?.user)
+    }
+
     /// Opens the file, creating it when missing, and finds its free pages. Blocks.
     ///
     /// Errors: [`TreeError::Corrupt`] when no meta page is valid or a branch page fails its check;
@@ -167,7 +177,20 @@ fn read_meta(disk: &mut dyn Disk, file: FileId, path: &str) -> Result<Meta, Tree
         offset: 0,
         len: 2 * PAGE_SIZE_BYTES_MAX,
     })? {
-        Output::Data(start) => newest_meta(&start, path),
+        Output::Data(start) => {
+            let newest = newest_meta(&start, path)?;
+            if let Some((page, problem)) = other_meta_problem(&start, &newest) {
+                let txid = newest.txid;
+                tracing::warn!(
+                    path,
+                    page,
+                    ?problem,
+                    txid,
+                    "a meta page is not valid: going on with the other one"
+                );
+            }
+            Ok(newest)
+        }
         other => unreachable!("read answers data, not {other:?}"),
     }
 }

@@ -1,13 +1,17 @@
 //! Random requests over few keys, and answers without what may differ between two clusters.
 
 use crate::support::{
-    pb::etcdserverpb::{
-        compare::{CompareResult, TargetUnion},
-        request_op::Request,
-        *,
+    pb::{
+        etcdserverpb::{
+            compare::{CompareResult, TargetUnion},
+            request_op::Request,
+            *,
+        },
+        mvccpb::KeyValue,
     },
     *,
 };
+use std::collections::BTreeSet;
 use tonic::{Code, Response, Status};
 
 /// One request.
@@ -73,9 +77,13 @@ impl Call {
         let (mut kv, mut lease) = (client.kv.clone(), client.lease.clone());
         match self.clone() {
             Call::Put(request) => settle!(kv.put(request), Put),
-            Call::Range(request) => settle!(kv.range(request), Range),
+            Call::Range(request) => settle!(kv.range(request.clone()), Range, |answer: &mut RangeResponse| {
+                settle_ties(&request, answer)
+            }),
             Call::Delete(request) => settle!(kv.delete_range(request), Delete),
-            Call::Txn(request) => settle!(kv.txn(request), Txn),
+            Call::Txn(request) => settle!(kv.txn(request.clone()), Txn, |answer: &mut TxnResponse| {
+                settle_ties_within(&request, answer)
+            }),
             Call::Compact(request) => settle!(kv.compact(request), Compact),
             Call::Grant(request) => settle!(lease.lease_grant(request), Grant),
             Call::Revoke(request) => settle!(lease.lease_revoke(request), Revoke),
@@ -109,7 +117,7 @@ impl Call {
     }
 }
 
-/// Whether a transaction deletes anything, whichever way it goes.
+/// Whether a transaction may delete anything, whichever way it goes.
 fn deletes(txn: &TxnRequest) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
         Some(Request::RequestDeleteRange(_)) => true,
@@ -126,6 +134,61 @@ fn take_values_and_leases(txn: &mut TxnRequest) {
         match &mut op.request {
             Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
             Some(Request::RequestTxn(inner)) => take_values_and_leases(inner),
+            _ => {}
+        }
+    }
+}
+
+/// Makes answers with ties comparable: Go's sort leaves equals in any order once there are more than a dozen. They are
+/// put in key order, or, where a limit cut some of them off, all but what was sorted by is taken away.
+fn settle_ties(request: &RangeRequest, answer: &mut RangeResponse) {
+    use range_request::{SortOrder, SortTarget};
+    let target = request.sort_target();
+    if target == SortTarget::Key || answer.count <= 12 {
+        return;
+    }
+    let sorted_by = |kv: &KeyValue| match target {
+        SortTarget::Version => (kv.version, vec![]),
+        SortTarget::Create => (kv.create_revision, vec![]),
+        SortTarget::Mod => (kv.mod_revision, vec![]),
+        _ => (0, kv.value.clone()),
+    };
+    let order = |a: &KeyValue, b: &KeyValue| match request.sort_order() {
+        SortOrder::Descend => sorted_by(b).cmp(&sorted_by(a)),
+        _ => sorted_by(a).cmp(&sorted_by(b)),
+    };
+    let values_are_gone = target == SortTarget::Value && request.keys_only;
+    if !values_are_gone && !answer.kvs.is_sorted_by(|a, b| order(a, b).is_le()) {
+        return;
+    }
+    if request.limit == 0 {
+        answer.kvs.sort_by(|a, b| order(a, b).then_with(|| a.key.cmp(&b.key)));
+        return;
+    }
+    for kv in &mut answer.kvs {
+        let (number, value) = sorted_by(kv);
+        *kv = KeyValue {
+            version: number,
+            value,
+            ..Default::default()
+        };
+    }
+}
+
+fn settle_ties_within(request: &TxnRequest, answer: &mut TxnResponse) {
+    let ran = if answer.succeeded {
+        &request.success
+    } else {
+        &request.failure
+    };
+    for (op, response) in ran.iter().zip(&mut answer.responses) {
+        match (&op.request, &mut response.response) {
+            (Some(Request::RequestRange(range)), Some(response_op::Response::ResponseRange(answer))) => {
+                settle_ties(range, answer)
+            }
+            (Some(Request::RequestTxn(inner)), Some(response_op::Response::ResponseTxn(answer))) => {
+                settle_ties_within(inner, answer)
+            }
             _ => {}
         }
     }
@@ -155,6 +218,12 @@ pub struct Generator {
     rng: Rng,
     newest: i64,
     compacted: i64,
+    /// Revisions that may have deleted a key and put it, which etcd does not survive being compacted at: it keeps the
+    /// tombstone and loses the put.
+    twice: BTreeSet<i64>,
+    /// Revisions compacted at without waiting for the end: both answer HashKV there by the hash they take meanwhile, or
+    /// without it, as they get to it.
+    unsettled: BTreeSet<i64>,
 }
 
 impl Generator {
@@ -164,12 +233,19 @@ impl Generator {
             rng: Rng::new(seed),
             newest: 1,
             compacted: 0,
+            twice: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
         }
     }
 
     /// The oldest and the newest revision that can be read.
     pub fn readable_revisions(&self) -> (i64, i64) {
         (self.compacted.max(1), self.newest)
+    }
+
+    /// Whether both answer HashKV at that revision alike, however far their compactions are.
+    pub fn is_settled(&self, revision: i64) -> bool {
+        !self.unsettled.contains(&revision)
     }
 
     /// Follows what an answer says about revisions.
@@ -183,8 +259,14 @@ impl Generator {
             _ => return,
         };
         self.newest = header.as_ref().expect("the answer has a header").revision;
+        if matches!(call, Call::Txn(txn) if deletes(txn)) {
+            self.twice.insert(self.newest);
+        }
         if let Call::Compact(request) = call {
             self.compacted = request.revision;
+            if !request.physical {
+                self.unsettled.insert(request.revision);
+            }
         }
     }
 
@@ -212,7 +294,10 @@ impl Generator {
                 Call::TimeToLive(LeaseTimeToLiveRequest { id: self.lease(), keys })
             }
             96..97 => Call::Leases,
-            _ => Call::HashKv(self.revision()),
+            _ => {
+                let revision = self.revision();
+                Call::HashKv(if self.is_settled(revision) { revision } else { 0 })
+            }
         }
     }
 
@@ -323,6 +408,8 @@ impl Generator {
         } else {
             self.revision().max(1)
         };
+        let safe = |revision: &i64| !self.twice.contains(revision);
+        let revision = (1..=revision).rev().find(safe).unwrap_or(1);
         CompactionRequest {
             revision,
             physical: self.rng.chance(50),

@@ -3,13 +3,14 @@
 use super::tools::run;
 use std::{
     fs::File,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 use tempfile::TempDir;
 
-/// An ext4 file system in a file, unmounted when dropped.
+/// A file system of its own, unmounted when dropped.
 pub struct SmallDisk {
     mount: PathBuf,
     _dir: TempDir,
@@ -17,16 +18,30 @@ pub struct SmallDisk {
 
 impl SmallDisk {
     /// What it takes to have one.
-    pub const NEEDS: &str = "root, loop devices and mkfs.ext4";
+    pub const NEEDS: &str = "root, loop devices, mkfs.ext4 and tmpfs";
 
-    /// A new one of some bytes, unless that is not possible here.
-    pub fn new(bytes: u64) -> Option<SmallDisk> {
+    /// An ext4 file system in a file, unless that is not possible here.
+    pub fn ext4(bytes: u64) -> Option<SmallDisk> {
         let dir = TempDir::new().ok()?;
         let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
         File::create(&image).and_then(|file| file.set_len(bytes)).ok()?;
         std::fs::create_dir(&mount).ok()?;
         let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
         let mounted = made && succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
+        mounted.then_some(SmallDisk { mount, _dir: dir })
+    }
+
+    /// A tmpfs, unless that is not possible here.
+    pub fn tmpfs(bytes: u64) -> Option<SmallDisk> {
+        let dir = TempDir::new().ok()?;
+        let mount = dir.path().join("mount");
+        std::fs::create_dir(&mount).ok()?;
+        let size = format!("size={bytes}");
+        let mounted = succeeds(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+                .arg(&mount),
+        );
         mounted.then_some(SmallDisk { mount, _dir: dir })
     }
 
@@ -48,7 +63,15 @@ impl SmallDisk {
         );
     }
 
-    /// Gives back what [`SmallDisk::inflate`] took.
+    /// Takes all space there is, to the last block.
+    pub fn burst(&self) {
+        let mut balloon = File::create(self.balloon()).expect("the balloon can be made");
+        for piece in [1 << 20, 1 << 12, 1] {
+            while balloon.write_all(&vec![1; piece]).is_ok() {}
+        }
+    }
+
+    /// Gives back what [`SmallDisk::inflate`] or [`SmallDisk::burst`] took.
     pub fn deflate(&self) {
         std::fs::remove_file(self.balloon()).expect("the balloon can be removed");
     }

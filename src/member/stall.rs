@@ -1,0 +1,58 @@
+//! A disk that stops taking the log's writes, without an error.
+//!
+//! A write that is under way for an election time-out makes the member hold back: a leader hands leadership to the voter
+//! that is furthest, and if nobody takes it within another time-out, it steps down, so that the others elect. Until the
+//! write ends the member does not campaign and calls itself unhealthy, and while it still leads it refuses proposals.
+//! It goes on replicating and applying what the others have committed. When the disk is back, it is a follower as any.
+//!
+//! Time counts in ticks that this member saw pass, one a turn: after a pause nothing is held against the disk.
+
+use storage::wal::{AppendToken, Space};
+
+use super::Engine;
+
+/// How long the oldest write has been under way.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    oldest: Option<AppendToken>,
+    ticks: u32,
+    stalled: bool,
+}
+
+impl Stall {
+    /// Whether the member holds back.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+}
+
+impl Engine {
+    /// Looks at the oldest write. `ticked`: a tick has passed since the last turn.
+    pub(super) fn watch_log(&mut self, ticked: bool) {
+        // Without space nothing is written: the alarm tells of that.
+        let is_full = matches!(self.wal.space(), Space::Exhausted(_));
+        let oldest = self.appends.front().map(|(token, ..)| *token).filter(|_| !is_full);
+        if oldest.is_none() || oldest != self.stall.oldest {
+            self.stall.oldest = oldest;
+            self.stall.ticks = 0;
+            if std::mem::take(&mut self.stall.stalled) {
+                tracing::info!("the disk takes the log's writes again");
+                self.member.raft.hold_back(self.refill.is_some());
+                self.dirty = true;
+            }
+            return;
+        }
+        self.stall.ticks += u32::from(ticked);
+        if self.stall.ticks > self.member.options.election_ticks && !self.stall.stalled {
+            let leads = self.member.raft.is_leader();
+            tracing::error!(
+                leads,
+                "the disk has not taken a write of the log for an election time-out; this member holds back until it does"
+            );
+            self.stall.stalled = true;
+            self.dirty = true;
+            self.member.raft.hold_back(true);
+            self.member.resign();
+        }
+    }
+}
