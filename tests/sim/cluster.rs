@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcore::{
     api::past::{ViewPast, events},
-    member::{Outputs, Published},
+    member::{BootError, Outputs, Published},
 };
 use raft::{Message, MessageType};
 use storage::io::sim::Rng;
@@ -391,6 +391,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// A member that starts finds that it was removed, and stays away.
+    fn stay_away(&mut self, index: usize) -> Check {
+        let id = self.hosts[index].id;
+        ensure!(
+            self.history.removed.contains(&id),
+            "m{index} ({id:x}) does not start, as it believes that it was removed"
+        );
+        *self
+            .counts
+            .events
+            .entry("removed members that stayed away")
+            .or_default() += 1;
+        self.end_member(index);
+        Ok(())
+    }
+
     /// A machine is without a member from now on.
     pub fn end_member(&mut self, index: usize) {
         self.hosts[index].crash(None);
@@ -544,6 +560,9 @@ impl Cluster {
         let weather = self.weather.clone();
         let host = &mut self.hosts[index];
         if let Err(error) = host.boot(&weather, seed, now_ns) {
+            if matches!(error, BootError::Removed) {
+                return self.stay_away(index);
+            }
             let (may_fail, full) = (host.may_fail, host.full);
             ensure!(may_fail || full, "m{index} does not start: {error}");
             self.note(|| format!("m{index} does not start: {error}"));

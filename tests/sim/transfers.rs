@@ -17,6 +17,9 @@ use crate::{
 /// A receiver that hears nothing for this long gives up. Units: nanoseconds. Source: the shell's longest silence.
 const SILENCE_NS: u64 = 10 * SEC;
 
+/// Consensus hears so much later of a transfer that failed. Units: nanoseconds. Source: the shell's pause.
+const RETRY_NS: u64 = SEC;
+
 /// One life of the member on one machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct End {
@@ -200,7 +203,8 @@ impl Cluster {
     }
 
     fn tell_sent(&mut self, from: End, id: u64, ok: bool) {
-        self.plan(MS, Action::Sent(from.machine, from.life, id, ok));
+        let after_ns = if ok { MS } else { RETRY_NS };
+        self.plan(after_ns, Action::Sent(from.machine, from.life, id, ok));
     }
 
     /// The sender learns how a transfer ended.
