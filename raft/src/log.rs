@@ -78,6 +78,21 @@ impl Log {
         self.base_index + self.entries.len() as u64
     }
 
+    /// Where the newest entries up to `index` begin that are at most `entries_max` and `bytes_max`; one always counts.
+    pub(crate) fn tail_start(&self, index: u64, entries_max: u64, bytes_max: u64) -> u64 {
+        let held = index.min(self.last_index()).saturating_sub(self.base_index);
+        let (mut start, mut bytes) = (self.base_index + held + 1, 0);
+        for entry in self.entries.range(..held as usize).rev() {
+            bytes += entry.data.len() as u64;
+            let kept = self.base_index + held + 1 - start;
+            if kept > 0 && (kept >= entries_max || bytes > bytes_max) {
+                break;
+            }
+            start = entry.index;
+        }
+        start
+    }
+
     pub(crate) fn last_term(&self) -> u64 {
         self.entries.back().map_or(self.base_term, |entry| entry.term)
     }

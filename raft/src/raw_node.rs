@@ -419,6 +419,14 @@ impl RawNode {
         self.log.first_index()
     }
 
+    /// Index of the first of the newest entries up to `index` that number at most `entries_max` and take at most
+    /// `bytes_max`; one always counts. What lies before it may be compacted without leaving followers less than that.
+    ///
+    /// Bounds: looks at no more than `entries_max + 1` entries.
+    pub fn tail_start(&self, index: u64, entries_max: u64, bytes_max: u64) -> u64 {
+        self.log.tail_start(index, entries_max, bytes_max)
+    }
+
     /// Term, vote and commit index, not necessarily durable.
     pub fn hard_state(&self) -> HardState {
         HardState {

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use net::{
     grpc::{ClientConn, ClientEvent, Code, Limits, ServerConn, StreamId},
     io::{Application, ConnId},
-    pb::etcdserverpb::{RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request},
+    pb::etcdserverpb::{
+        PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request,
+    },
 };
 use prost::Message;
 use storage::mvcc::{AppliedState, Store};
@@ -191,6 +193,21 @@ fn a_large_range_writes_a_bounded_piece_a_turn_and_loses_nothing() {
         turns > keys * VALUE_BYTES / TURN_BYTES_MAX,
         "the work was spread over {turns} turns"
     );
+}
+
+#[test]
+fn long_work_can_see_that_a_put_waits_for_the_log() {
+    let mut harness = Harness::new(1);
+    assert!(!harness.api.awaits_core());
+    let put = PutRequest {
+        key: "key".into(),
+        ..PutRequest::default()
+    };
+    harness.call("/etcdserverpb.KV/Put", &put);
+    harness.shuttle();
+    assert!(harness.api.awaits_core());
+    harness.api.on_closed(CONN);
+    assert!(!harness.api.awaits_core(), "nobody waits for it any more");
 }
 
 #[test]

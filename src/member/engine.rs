@@ -37,6 +37,11 @@ const HELD_MAX: usize = 1 << 16;
 const SETTLE_NS: u64 = 200_000_000;
 /// A full disk is tried again after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
+/// Payload of the entries kept in memory and in the log for followers that lag; one that lags more gets a snapshot.
+/// Units: bytes.
+const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
+/// The same for a member without others. Units: bytes.
+const ALONE_LOG_BYTES_MAX: u64 = 4 << 20;
 /// A running range holds physical compaction up for this long. Units: nanoseconds.
 const PIN_WAIT_NS: u64 = 10_000_000_000;
 
@@ -557,9 +562,16 @@ impl Engine {
             term,
         });
         let first = self.member.raft.first_index();
-        let to = index.saturating_sub(kept);
+        let is_alone =
+            self.member.raft.conf_state().voters.len() == 1 && self.member.raft.conf_state().learners.is_empty();
+        let bytes_max = if is_alone {
+            ALONE_LOG_BYTES_MAX
+        } else {
+            CATCH_UP_BYTES_MAX
+        };
+        let to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
         // In steps, so that a release is worth its while.
-        if to > first + kept / 4 {
+        if to > first + index.saturating_sub(to) / 4 {
             self.member
                 .raft
                 .compact(to)

@@ -194,9 +194,7 @@ fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
     })?;
-    if !mutant::on("installed_name_not_synced") {
-        disk.call(Op::SyncDir(String::new()))?;
-    }
+    disk.call(Op::SyncDir(String::new()))?;
     Ok(())
 }
 

@@ -88,11 +88,21 @@ fn writers(server: &Server) -> Vec<JoinHandle<u64>> {
         .collect()
 }
 
-async fn check_writers(client: &Client, writers: Vec<JoinHandle<u64>>) {
-    for (writer, handle) in writers.into_iter().enumerate() {
-        let acknowledged = within("the end of a writer", handle)
-            .await
-            .expect("writers do not panic");
+/// Waits for the writers, which must be done before the server is back.
+async fn finish(writers: Vec<JoinHandle<u64>>) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for writer in writers {
+        counts.push(
+            within("the end of a writer", writer)
+                .await
+                .expect("writers do not panic"),
+        );
+    }
+    counts
+}
+
+async fn check_writers(client: &Client, counts: Vec<u64>) {
+    for (writer, acknowledged) in counts.into_iter().enumerate() {
         let stored = client.range(prefix_range(&format!("k{writer}/"))).await.count;
         assert!(
             stored as u64 >= acknowledged,
@@ -126,6 +136,7 @@ async fn pauses_under_load_lose_and_repeat_nothing() {
         }
     }
     server.kill_9();
+    let writers = finish(writers).await;
     server.start_again();
     check_writers(&server.client(), writers).await;
 }
@@ -146,6 +157,7 @@ async fn a_second_sigterm_ends_it_at_once_and_loses_nothing() {
             server.process().log_tail()
         );
         server.kill_9();
+        let writers = finish(writers).await;
         server.start_again();
         check_writers(&server.client(), writers).await;
     }

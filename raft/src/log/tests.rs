@@ -192,6 +192,22 @@ fn compaction_keeps_the_term_of_the_base() {
     assert_eq!((log.last_index(), log.last_term()), (3, 2));
 }
 
+#[test]
+fn the_tail_that_is_kept_is_bounded_by_entries_and_by_bytes() {
+    // Ten bytes each, indexes 5 to 10.
+    let log = log((4, 1), &[1; 6]);
+    assert_eq!(log.tail_start(10, 2, 1000), 9);
+    assert_eq!(log.tail_start(10, 100, 35), 8, "three fit");
+    assert_eq!(
+        log.tail_start(8, 100, 20),
+        7,
+        "what lies behind the index does not count"
+    );
+    assert_eq!(log.tail_start(10, 100, 1000), 5, "not more than there are");
+    assert_eq!(log.tail_start(10, 1, 0), 10, "the last one counts whatever its size");
+    assert_eq!(log.tail_start(3, 10, 1000), 5, "nothing to keep that far back");
+}
+
 proptest! {
     /// Against the definition: walk back until the term is low enough.
     #[test]

@@ -273,7 +273,14 @@ impl World {
 
     fn compact_step(&mut self) {
         let budget = 1 + self.rng.below(30) as usize;
-        if let CompactProgress::Done(revision) = self.store.compact_step(budget, true) {
+        let progress = self.store.compact_step(budget, true);
+        if progress == CompactProgress::Idle && self.model.compacted >= 0 {
+            let mark = RowKey::new(Revision::new(self.model.compacted, 0), false);
+            let view = self.view();
+            let finished = view.bucket_get(Bucket::Meta, meta::FINISHED_COMPACT).unwrap();
+            assert_eq!(finished, Some(mark.as_slice()), "idle before all is removed");
+        }
+        if let CompactProgress::Done(revision) = progress {
             assert_eq!(revision, self.model.compacted);
             let view = self.view();
             assert_eq!(rows_of(&view, Bucket::Key, b""), self.model.rows());

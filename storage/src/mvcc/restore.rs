@@ -26,12 +26,7 @@ impl Store {
         store.compact_revision = scheduled.max(finished).unwrap_or(-1);
         // A compaction that has not finished may have removed anything below it.
         store.removed_revision = store.compact_revision;
-        let compacted = if mutant::on("revision_lost_with_compaction") {
-            1
-        } else {
-            store.compact_revision
-        };
-        store.revision = last.main.max(compacted).max(1);
+        store.revision = last.main.max(store.compact_revision).max(1);
         store.buffer = BlockList::over(store.revision);
         if store.compact_revision > finished.unwrap_or(-1) && !mutant::on("compaction_not_resumed") {
             store.compaction = Some(Compaction::new(store.compact_revision));
