@@ -256,3 +256,39 @@ fn a_snapshot_that_finds_the_log_full_is_taken_over_once_there_is_room_again() {
     assert!(installed);
     assert_same(&follower.engine, &leader.engine);
 }
+
+#[test]
+fn what_follows_an_installed_snapshot_survives_a_power_failure() {
+    let dir = TempDir::new().unwrap();
+    let root = leader(dir.path()).engine.durable_root();
+    let (index, term) = (root.user().applied_index, root.user().applied_term);
+    for seed in 0..10 {
+        let disk = SimDisk::new();
+        let mut follower = Member::on(disk.clone(), options(FOLLOWER));
+        let message = receive(root.clone(), &mut follower.disk);
+        let mut out = follower.turn(vec![Event::SnapshotReceived(message)]);
+        while !out.installed {
+            out = follower.turn(Vec::new());
+        }
+        let next = Message {
+            msg_type: MessageType::MsgApp,
+            from: LEADER,
+            to: FOLLOWER,
+            term,
+            log_term: term,
+            index,
+            entries: vec![Entry::normal(term, index + 1, "")],
+            commit: index + 1,
+            ..Message::default()
+        };
+        follower.turn(vec![Event::Peer(Box::new(next))]);
+        for _ in 0..200 {
+            follower.engine.hurry();
+            follower.turn(Vec::new());
+        }
+        assert_eq!(follower.engine.durable_root().user().applied_index, index + 1);
+        drop(follower);
+        let again = Member::on(disk.crash_image(seed), options(FOLLOWER));
+        assert_eq!(again.engine.view().applied_index, index + 1, "seed {seed}");
+    }
+}

@@ -36,6 +36,8 @@ use super::{
 };
 use crate::{metrics::CoreMetrics, version};
 
+/// The least that is kept ahead for the tree: some of the largest requests. Units: bytes.
+const TREE_RESERVE_MIN: u64 = 4 << 20;
 /// Version of the data directory this program writes.
 const FORMAT_VERSION: u32 = 1;
 /// Oldest version of this program's format that can read it.
@@ -289,15 +291,19 @@ impl Engine {
     }
 
     fn assemble(
-        member: Member,
+        mut member: Member,
         wal: Wal,
         mut tree: Tree,
         founding: Option<AppendToken>,
         refill: Option<Refill>,
     ) -> Engine {
-        // Room for a whole commit behind the one that finds the disk full, since the alarm is on only then; less on a
-        // small disk, which the size of a segment tells.
-        tree.keep_in_reserve((member.options.commit.bytes_max as u64).min(wal.segment_size_bytes()));
+        let reserve = tree_reserve(&member.options, &wal);
+        tree.keep_in_reserve(reserve);
+        // What is on its way into the tree must fit there, or nothing could be deleted any more.
+        let bytes_max = (reserve / 2) as usize;
+        let commit = &mut member.options.commit;
+        commit.bytes_max = commit.bytes_max.min(bytes_max / 2);
+        member.options.buffered_bytes_max = member.options.buffered_bytes_max.min(bytes_max);
         let committer = Committer::new(tree, member.options.commit);
         let last_wal_bytes = wal.written_bytes();
         let (size, in_use) = committer.sizes();
@@ -334,6 +340,7 @@ impl Engine {
             last_wal_bytes,
             campaigned: false,
             next_space_retry_ns: 0,
+            space_tries: 0,
             held: VecDeque::new(),
             unsettled_since_ns: None,
         }
@@ -448,6 +455,13 @@ fn open(disk: &mut dyn Disk, path: &str) -> Result<FileId, DiskError> {
         Output::File(file) => Ok(file),
         other => unreachable!("an open answers a file, not {other:?}"),
     }
+}
+
+/// What the tree's file has ahead of need: the disk is found full by a commit, and the alarm is on only when that is
+/// through. Less on a small disk, which the size of a segment tells. Units: bytes.
+fn tree_reserve(options: &MemberOptions, wal: &Wal) -> u64 {
+    let plenty = 2 * options.buffered_bytes_max as u64;
+    plenty.min(wal.segment_size_bytes().max(TREE_RESERVE_MIN))
 }
 
 pub(super) fn tree_options(options: &MemberOptions) -> TreeOptions {

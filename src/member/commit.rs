@@ -71,6 +71,8 @@ pub struct Committer {
     next_ns: u64,
     hurry: bool,
     shrinking: bool,
+    /// The pages have moved, and the next commit cuts the file.
+    cut_next: bool,
     out_of_space: bool,
     complained: bool,
     /// The tree has pages to write that wait for nothing.
@@ -90,6 +92,7 @@ impl Committer {
             next_ns: 0,
             hurry: false,
             shrinking: false,
+            cut_next: false,
             out_of_space: false,
             complained: false,
             working: false,
@@ -105,6 +108,7 @@ impl Committer {
     pub fn replace_tree(&mut self, mut tree: Tree) -> Tree {
         assert!(self.is_idle(), "a tree is replaced between commits");
         self.shrinking = false;
+        self.cut_next = false;
         self.working = false;
         tree.keep_in_reserve(self.tree.reserve_bytes());
         self.settled_bytes = tree.in_use_bytes();
@@ -136,6 +140,7 @@ impl Committer {
     pub fn start_shrinking(&mut self) {
         failpoint!("defragBeforeCopy");
         self.shrinking = true;
+        self.cut_next = self.tree.shrinkable_pages() == 0;
         self.hurry = true;
     }
 
@@ -221,7 +226,6 @@ impl Committer {
             if self.wants_shrinking() {
                 self.begin_shrink(now_ns)?;
             }
-            self.finish_shrinking();
             self.next_ns = now_ns + self.policy.interval_ns;
             return Ok(());
         };
@@ -277,15 +281,20 @@ impl Committer {
 
     fn wants_shrinking(&self) -> bool {
         let free_bytes = self.tree.size_bytes() - self.tree.in_use_bytes();
-        self.tree.shrinkable_pages() > 0 && (self.shrinking || free_bytes * FREE_PART > self.tree.size_bytes())
+        let moves = self.shrinking || free_bytes * FREE_PART > self.tree.size_bytes();
+        self.cut_next || (self.tree.shrinkable_pages() > 0 && moves)
     }
 
-    /// Ends a shrink that was asked for, once there is nothing left to cut.
+    /// Ends a shrink that was asked for, once there is nothing left to move and the file is cut: the commit that moves
+    /// the last pages must leave them where the root before it has them.
     fn finish_shrinking(&mut self) {
-        if self.shrinking && self.tree.shrinkable_pages() == 0 {
+        let is_moved = self.shrinking && self.tree.shrinkable_pages() == 0;
+        if is_moved && self.cut_next {
             failpoint!("defragBeforeRename");
             self.shrinking = false;
         }
+        self.cut_next = is_moved && self.shrinking;
+        self.hurry |= self.cut_next;
     }
 
     fn seal(&mut self) -> Result<(), Fault> {

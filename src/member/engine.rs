@@ -37,6 +37,10 @@ const HELD_MAX: usize = 1 << 16;
 const SETTLE_NS: u64 = 200_000_000;
 /// A full disk is tried again after this long. Units: nanoseconds.
 const SPACE_RETRY_NS: u64 = 1_000_000_000;
+/// The first tries follow each other faster. Units: nanoseconds.
+const SPACE_FIRST_RETRIES_NS: u64 = 20_000_000;
+/// So many tries in a row make a full disk.
+const SPACE_TRIES: u32 = 4;
 /// Payload of the entries kept in memory and in the log for followers that lag; one that lags more gets a snapshot.
 /// Units: bytes.
 const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
@@ -94,6 +98,8 @@ pub struct Engine {
     pub(super) last_wal_bytes: u64,
     pub(super) campaigned: bool,
     pub(super) next_space_retry_ns: u64,
+    /// Tries in a row to make room for the log.
+    pub(super) space_tries: u32,
     /// Proposals that wait until the tree and the log have caught up.
     pub(super) held: std::collections::VecDeque<Event>,
     /// When the log was last appended to, if its tail has not been settled since.
@@ -284,7 +290,7 @@ impl Engine {
                 shard,
                 id,
                 request: Request::Propose { .. },
-            } if matches!(self.wal.space(), Space::Exhausted(_)) => {
+            } if self.space_tries >= SPACE_TRIES && matches!(self.wal.space(), Space::Exhausted(_)) => {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             Event::SnapshotReceived(message) => self.on_received(message),
@@ -533,9 +539,21 @@ impl Engine {
 
     /// Tries a full disk again from time to time, and raises the alarm.
     fn look_for_space(&mut self, now_ns: u64) -> Result<(), Fault> {
-        let wal_low = matches!(self.wal.space(), Space::SpareUnavailable(_) | Space::Exhausted(_));
+        let space = self.wal.space();
+        let wal_low = matches!(space, Space::SpareUnavailable(_) | Space::Exhausted(_));
+        if matches!(space, Space::Ready) {
+            self.space_tries = 0;
+        }
         if wal_low && now_ns >= self.next_space_retry_ns {
-            self.next_space_retry_ns = now_ns + SPACE_RETRY_NS;
+            // A file system gives out what was freed only once that is durable there: a first no is not the last word.
+            self.space_tries += 1;
+            let is_sure = self.space_tries >= SPACE_TRIES;
+            self.next_space_retry_ns = now_ns
+                + if is_sure {
+                    SPACE_RETRY_NS
+                } else {
+                    SPACE_FIRST_RETRIES_NS
+                };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
             if self.member.raft.conf_state().voters.len() == 1 {
                 let durable = self.committer.durable();
@@ -543,8 +561,9 @@ impl Engine {
             }
             self.wal.retry_space();
         }
+        let wal_low = wal_low && self.space_tries >= SPACE_TRIES;
         if self.committer.out_of_space() || wal_low {
-            self.raise_no_space();
+            self.raise_no_space(if wal_low { "the log" } else { "the database" });
         }
         Ok(())
     }
@@ -612,12 +631,15 @@ impl Engine {
         }
     }
 
-    fn raise_no_space(&mut self) {
+    fn raise_no_space(&mut self, wanted_by: &str) {
         let alarm = (self.member.options.member_id, super::NOSPACE);
         if self.member.alarms.contains(&alarm) || self.member.raft.leader_id() == 0 || !self.committer.may_complain() {
             return;
         }
-        tracing::error!("the disk is full: writes are refused until space is freed and the alarm is disarmed");
+        tracing::error!(
+            wanted_by,
+            "the disk is full: writes are refused until space is freed and the alarm is disarmed"
+        );
         let request = net::pb::etcdserverpb::AlarmRequest {
             action: net::pb::etcdserverpb::alarm_request::AlarmAction::Activate as i32,
             member_id: alarm.0,

@@ -535,12 +535,11 @@ impl Cluster {
             self.operator.answered(false, self.now_ns);
         }
         self.pending.retain(|_, pending| pending.host != index);
-        let calls: Vec<Call> = self
-            .watchers
-            .values()
-            .filter(|watcher| watcher.host == index)
-            .map(|watcher| watcher.call)
-            .collect();
+        let mut calls = Vec::new();
+        for watcher in self.watchers.values_mut().filter(|watcher| watcher.host == index) {
+            watcher.created = false;
+            calls.push(watcher.call);
+        }
         for call in calls {
             let after_ns = self.rng.between(MS, SEC);
             self.plan(after_ns, Action::Connect(call));

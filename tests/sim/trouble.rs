@@ -1,5 +1,10 @@
 //! What clients and fate do: requests, watches, faults; and the calm at the end, in which everything must finish.
 
+use storage::{
+    buckets::{Bucket, meta},
+    mvcc::StoreView,
+};
+
 use crate::{
     cluster::{Action, Cluster},
     history::{Check, ensure},
@@ -470,6 +475,7 @@ impl Cluster {
                         && up.view.committed_index == up.view.applied_index
                         && up.view.leader != 0
                         && up.view.alarms.is_empty()
+                        && is_compacted(&up.view.store)
                         && !up.hub.has_work()
                 })
             })
@@ -587,4 +593,10 @@ impl Cluster {
         self.fault(kind);
         Ok(())
     }
+}
+
+/// Whether nothing is left of what was compacted; a compaction that a crash cut short goes on by itself.
+fn is_compacted(store: &StoreView) -> bool {
+    let mark = |name| store.bucket_get(Bucket::Meta, name).ok().flatten();
+    mark(meta::FINISHED_COMPACT) == mark(meta::SCHEDULED_COMPACT)
 }
