@@ -39,6 +39,8 @@ struct Lease {
     remaining_ttl: i64,
     /// A checkpoint of it is proposed and not applied; known while primary.
     checkpointing: bool,
+    /// Its checkpoint is being cleared: there must be no later one on the way.
+    clearing: bool,
     /// When it ends, in monotonic nanoseconds; set while primary.
     deadline_ns: Option<u64>,
     keys: BTreeSet<Bytes>,
@@ -124,6 +126,7 @@ impl Lessor {
             ttl,
             remaining_ttl,
             checkpointing: false,
+            clearing: false,
             deadline_ns: None,
             keys: BTreeSet::new(),
         };
@@ -175,7 +178,15 @@ impl Lessor {
         self.revoking.clear();
         for lease in self.leases.values_mut() {
             lease.deadline_ns = None;
-            lease.checkpointing = false;
+            (lease.checkpointing, lease.clearing) = (false, false);
+        }
+    }
+
+    /// The checkpoint of a lease is about to be cleared by an entry: no other is made until that is applied, since one that
+    /// came behind it would outlive the renewal that waits.
+    pub fn clears(&mut self, id: i64) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.clearing = true;
         }
     }
 
@@ -271,7 +282,7 @@ impl Lessor {
         for (id, lease) in self.leases.range_mut(from..) {
             let Some(deadline) = lease.deadline_ns else { continue };
             let left = left(deadline);
-            if left <= left_above_seconds || left >= lease.ttl {
+            if left <= left_above_seconds || left >= lease.ttl || lease.checkpointing || lease.clearing {
                 continue;
             }
             if due.len() == max {
@@ -289,6 +300,7 @@ impl Lessor {
             Some(lease) => {
                 lease.remaining_ttl = remaining_ttl;
                 lease.checkpointing = false;
+                lease.clearing &= remaining_ttl > 0;
                 true
             }
             None => false,

@@ -70,7 +70,14 @@ impl Member {
                 asker => self.settle(asker, Err(Refusal::NotPrimary)),
             };
         }
-        let ttl = match self.lessor.renew(waiting.lease, self.now_ns) {
+        // Checkpoints of a former leader may lie unapplied in what this one took over.
+        let is_settled = self.applied.term == self.raft.term();
+        let renewal = if is_settled {
+            self.lessor.renew(waiting.lease, self.now_ns)
+        } else {
+            Renewal::Ending
+        };
+        let ttl = match renewal {
             Renewal::Renewed(ttl) => {
                 self.metrics.leases_renewed.add(1);
                 ttl
@@ -83,6 +90,7 @@ impl Member {
             Renewal::Checkpointed => {
                 if waiting.clear_ns <= self.now_ns {
                     waiting.clear_ns = self.now_ns + CLEAR_RETRY_NS;
+                    self.lessor.clears(waiting.lease);
                     self.renewals.clear.push(waiting.lease);
                 }
                 return self.renewals.waiting.push(waiting);

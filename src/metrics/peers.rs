@@ -83,7 +83,7 @@ impl Default for PeerMetrics {
 pub struct PeerTable(Mutex<BTreeMap<u64, Arc<PeerMetrics>>>);
 
 impl PeerTable {
-    /// The counters of a member. Beyond [`PEERS_MAX`] they are not shown.
+    /// The counters of a member. Beyond `PEERS_MAX` they are not shown.
     pub fn of(&self, member: u64) -> Arc<PeerMetrics> {
         let mut peers = self.lock();
         if peers.len() >= PEERS_MAX && !peers.contains_key(&member) {
