@@ -170,13 +170,7 @@ async fn leader_with_points(cluster: &mut Cluster) -> (usize, u16) {
     set(&mut cluster.nodes[heir], "GOFAIL_HTTP", format!("127.0.0.1:{port}"));
     cluster.nodes[heir].start(true);
     let now = cluster.leader().await;
-    let target_id = cluster.nodes[heir]
-        .client()
-        .status()
-        .await
-        .header
-        .expect("a header")
-        .member_id;
+    let target_id = cluster.nodes[heir].id().await;
     let mover = cluster.nodes[now].client();
     let moved = mover
         .maintenance

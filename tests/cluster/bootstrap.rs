@@ -1,22 +1,7 @@
 //! How members that have no data find their cluster, and when they refuse to.
 
 use super::dns;
-use crate::{
-    rig::Cluster,
-    support::{pb::etcdserverpb::*, *},
-};
-
-async fn members(client: &Client) -> Vec<Member> {
-    let request = MemberListRequest { linearizable: true };
-    client
-        .cluster
-        .clone()
-        .member_list(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .members
-}
+use crate::{rig::Cluster, support::*};
 
 /// Tells a discovery service how many members a cluster has.
 async fn want(service: &Client, token: &str, size: &str) {
@@ -180,7 +165,7 @@ async fn srv_records_that_do_not_fit_are_refused_with_etcds_texts() {
 async fn a_member_whose_data_is_gone_does_not_vote_again_under_its_id() {
     let mut cluster = Cluster::start(3, &[]).await;
     eventually("all members have told their client URLs", || async {
-        let list = members(&cluster.nodes[1].client()).await;
+        let list = cluster.nodes[1].client().members().await;
         list.iter().all(|member| !member.client_ur_ls.is_empty())
     })
     .await;

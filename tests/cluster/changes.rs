@@ -38,16 +38,6 @@ async fn promote(client: &Client, id: u64) -> Result<MemberPromoteResponse, Stat
         .into_inner())
 }
 
-async fn id(cluster: &Cluster, at: usize) -> u64 {
-    cluster.nodes[at]
-        .client()
-        .status()
-        .await
-        .header
-        .expect("a header")
-        .member_id
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() {
     let mut cluster = Cluster::start(1, &[]).await;
@@ -105,14 +95,8 @@ async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() 
     .await;
     eventually("it knows that it votes", || async { !client.status().await.is_learner }).await;
     assert_eq!(client.get("before").await, Some(b"joining".to_vec()));
-    let list = client
-        .cluster
-        .clone()
-        .member_list(MemberListRequest { linearizable: true })
-        .await
-        .unwrap()
-        .into_inner();
-    assert!(list.members.iter().all(|member| !member.is_learner));
+    let list = client.members().await;
+    assert!(list.iter().all(|member| !member.is_learner));
 
     // Three voters: one may go.
     let leader = cluster.leader().await;
@@ -129,12 +113,12 @@ async fn a_cluster_grows_from_one_to_three_by_a_member_and_a_promoted_learner() 
 async fn removed_members_stop_by_themselves_and_never_return() {
     let mut cluster = Cluster::start(3, &[]).await;
     let leader = cluster.leader().await;
-    let early = remove(&cluster.nodes[leader].client(), id(&cluster, leader).await).await;
+    let early = remove(&cluster.nodes[leader].client(), cluster.nodes[leader].id().await).await;
     refused(early, Code::Unavailable, "etcdserver: unhealthy cluster");
     pause_ms(LINKS_GOOD_MS).await;
 
     let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    let gone = id(&cluster, follower).await;
+    let gone = cluster.nodes[follower].id().await;
     let removed = remove(&cluster.nodes[other].client(), gone).await.unwrap();
     assert_eq!((removed.members.len(), removed.header.unwrap().revision), (2, 0));
     let mut process = cluster.nodes[follower].process.take().unwrap();
@@ -162,7 +146,7 @@ async fn removed_members_stop_by_themselves_and_never_return() {
 
     cluster.nodes[other].client().put("two", "left").await;
     let leader = cluster.leader().await;
-    let last = id(&cluster, leader).await;
+    let last = cluster.nodes[leader].id().await;
     // Of two, the leader goes: etcd calls that unhealthy only when the other is not connected.
     remove(&cluster.nodes[leader].client(), last).await.unwrap();
     let mut process = cluster.nodes[leader].process.take().unwrap();
@@ -181,7 +165,7 @@ async fn a_dead_member_can_be_replaced_and_a_live_one_of_a_bare_majority_not_rem
     pause_ms(LINKS_GOOD_MS).await;
     let leader = cluster.leader().await;
     let (dead, live) = ((leader + 1) % 3, (leader + 2) % 3);
-    let (dead_id, live_id) = (id(&cluster, dead).await, id(&cluster, live).await);
+    let (dead_id, live_id) = (cluster.nodes[dead].id().await, cluster.nodes[live].id().await);
     cluster.nodes[dead].kill_9();
     let client = cluster.nodes[leader].client();
     // The leader's link to it breaks at once.

@@ -75,13 +75,7 @@ async fn a_damaged_tree_is_refilled_by_the_others_under_the_same_member_id() {
     let (rotten, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let client = cluster.nodes[leader].client();
     fill(&client, 0, 300).await;
-    let id = cluster.nodes[rotten]
-        .client()
-        .status()
-        .await
-        .header
-        .expect("a header")
-        .member_id;
+    let id = cluster.nodes[rotten].id().await;
     cluster.nodes[rotten].kill_9();
     rot_tree(&cluster.nodes[rotten]);
     fill(&client, 300, 320).await;

@@ -7,18 +7,6 @@ use crate::{
     support::{pb::etcdserverpb::*, *},
 };
 
-async fn members(client: &Client) -> Vec<Member> {
-    let request = MemberListRequest { linearizable: true };
-    client
-        .cluster
-        .clone()
-        .member_list(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .members
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_lost_its_cluster_goes_on_alone_and_takes_in_others_anew() {
     let mut cluster = Cluster::start(3, &[]).await;
@@ -52,7 +40,7 @@ async fn a_member_that_lost_its_cluster_goes_on_alone_and_takes_in_others_anew()
     assert_eq!(client.keys("k").await.len(), 20);
     let header = client.status().await.header.unwrap();
     assert_eq!((header.cluster_id, header.member_id), (before.cluster_id, id));
-    assert_eq!(members(&client).await.len(), 1);
+    assert_eq!(client.members().await.len(), 1);
     client.put("alone", "yes").await;
 
     // A crash loses nothing, and without the flag it stays alone.
@@ -61,7 +49,7 @@ async fn a_member_that_lost_its_cluster_goes_on_alone_and_takes_in_others_anew()
     node.start(true);
     let client = node.client();
     assert_eq!(client.get("alone").await, Some(b"yes".to_vec()));
-    assert_eq!(members(&client).await.len(), 1);
+    assert_eq!(client.members().await.len(), 1);
 
     // A member of before is told that it is out, and stops.
     let old = (survivor + 1) % 3;

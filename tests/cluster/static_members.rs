@@ -35,20 +35,8 @@ async fn every_member_lists_all_and_reports_its_status() {
     eventually("client URLs of all members", || async {
         let mut known = 0;
         for node in &cluster.nodes {
-            let request = MemberListRequest { linearizable: true };
-            let list = node
-                .client()
-                .cluster
-                .clone()
-                .member_list(request)
-                .await
-                .unwrap()
-                .into_inner();
-            known += list
-                .members
-                .iter()
-                .filter(|member| !member.client_ur_ls.is_empty())
-                .count();
+            let list = node.client().members().await;
+            known += list.iter().filter(|member| !member.client_ur_ls.is_empty()).count();
         }
         known == 9
     })

@@ -160,6 +160,13 @@ impl Client {
         self.kv.clone().compact(request).await.expect("the compaction succeeds");
     }
 
+    /// The members, as the leader knows them.
+    pub async fn members(&self) -> Vec<Member> {
+        let request = MemberListRequest { linearizable: true };
+        let answer = self.cluster.clone().member_list(request).await;
+        answer.expect("members are listed").into_inner().members
+    }
+
     /// The current revision.
     pub async fn revision(&self) -> i64 {
         self.range(key_range("x"))
