@@ -73,6 +73,11 @@ async fn deleting_compacting_defragmenting_and_disarming_heals() {
     let server = Server::start(&[QUOTA]).await;
     let client = server.client();
     fill(&client).await;
+    // The size counts what is committed, and a fast writer is ahead of that.
+    eventually("a size that tells of what was written", || async {
+        client.status().await.db_size > 12 << 20
+    })
+    .await;
     let full = client.status().await.db_size;
     let delete = DeleteRangeRequest {
         key: "fill/".into(),
