@@ -11,6 +11,7 @@ use storage::io::sim::Rng;
 
 use crate::{
     consensus::Consensus,
+    effort::Effort,
     history::{Check, History, ensure},
     host::{Host, founder_id},
     leases::{Leases, lease_of},
@@ -85,6 +86,8 @@ pub struct Counts {
     pub watch_events: u64,
     pub leases_expired: u64,
     pub leases_renewed: u64,
+    /// Events of the second in which most happened.
+    pub busiest_second: u64,
     /// A digest of everything that happened.
     pub digest: u64,
 }
@@ -110,6 +113,7 @@ impl Counts {
         self.watch_events += other.watch_events;
         self.leases_expired += other.leases_expired;
         self.leases_renewed += other.leases_renewed;
+        self.busiest_second = self.busiest_second.max(other.busiest_second);
         self.digest ^= other.digest;
     }
 }
@@ -139,6 +143,7 @@ pub struct Cluster {
     /// Newest revision that some client knows.
     pub known: i64,
     pub next_writer: u64,
+    pub effort: Effort,
     queue: BTreeMap<(u64, u64), Action>,
     next_action: u64,
     trace: bool,
@@ -173,6 +178,7 @@ impl Cluster {
             intercepted: Vec::new(),
             known: 1,
             next_writer: 1,
+            effort: Effort::default(),
             queue: BTreeMap::new(),
             next_action: 0,
             trace,
@@ -220,6 +226,7 @@ impl Cluster {
             let action = entry.remove();
             self.now_ns = at_ns;
             self.fold(&[at_ns, number]);
+            self.count_event()?;
             self.act(action)?;
             if done(self) {
                 return Ok(true);

@@ -33,6 +33,7 @@ mod clients;
 mod cluster;
 mod consensus;
 mod coverage;
+mod effort;
 mod history;
 mod host;
 mod leases;
@@ -111,7 +112,7 @@ fn run_many(seeds: impl Iterator<Item = u64> + Send) -> (Counts, Vec<String>) {
 fn tell(counts: &Counts) {
     println!(
         "{:.2} simulated hours, {} turns, {} revisions, {} terms with a leader, {} watch events, {} leases expired, {} \
-         renewed, {} refusals",
+         renewed, {} refusals, {} events in the busiest second",
         counts.simulated_ns as f64 / (3600 * SEC) as f64,
         counts.turns,
         counts.revisions,
@@ -119,7 +120,8 @@ fn tell(counts: &Counts) {
         counts.watch_events,
         counts.leases_expired,
         counts.leases_renewed,
-        counts.refusals
+        counts.refusals,
+        counts.busiest_second
     );
     println!("answers: {:?}", counts.answers);
     println!("options: {:?}", counts.options);

@@ -56,17 +56,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Members have no reason to work all the time: messages must not breed messages, nor turns turns.
-    pub(crate) fn check_effort(&self) -> Check {
-        let seconds = self.now_ns / SEC * self.hosts.len() as u64;
-        ensure!(
-            self.counts.turns < 2000 * seconds,
-            "{} turns in {seconds} member seconds",
-            self.counts.turns
-        );
-        Ok(())
-    }
-
     /// A busy stretch ends, or a quiet one.
     pub(crate) fn change_stretch(&mut self) {
         self.busy = !self.busy;
