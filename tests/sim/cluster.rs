@@ -78,7 +78,8 @@ pub struct Counts {
     pub options: BTreeMap<&'static str, u64>,
     /// Events that are no faults.
     pub events: BTreeMap<&'static str, u64>,
-    pub refusals: u64,
+    /// Refusals, by what was asked for.
+    pub refused: BTreeMap<&'static str, u64>,
     pub simulated_ns: u64,
     pub turns: u64,
     pub revisions: u64,
@@ -100,12 +101,12 @@ impl Counts {
             (&mut self.answers, &other.answers),
             (&mut self.options, &other.options),
             (&mut self.events, &other.events),
+            (&mut self.refused, &other.refused),
         ] {
             for (kind, count) in theirs {
                 *mine.entry(kind).or_default() += count;
             }
         }
-        self.refusals += other.refusals;
         self.simulated_ns += other.simulated_ns;
         self.turns += other.turns;
         self.revisions += other.revisions;
@@ -322,6 +323,8 @@ impl Cluster {
             return self.crash(index);
         }
         self.effects(index, &mut out)?;
+        self.check_refilling(index)?;
+        self.watch_stall(index)?;
         self.plan_release(index);
         let after_ns = match out.more {
             true => 10 * US,
@@ -349,6 +352,9 @@ impl Cluster {
         if out.installed {
             *self.counts.events.entry("snapshots installed").or_default() += 1;
             self.note(|| format!("m{index} has installed a snapshot"));
+            if self.hosts[index].rotten {
+                self.refilled(index);
+            }
         }
         if let Some(published) = out.published.take() {
             self.published(index, published, out.installed)?;
@@ -459,6 +465,11 @@ impl Cluster {
 
     fn published(&mut self, index: usize, published: Published, installed: bool) -> Check {
         let Published { view, blocks } = published;
+        if self.is_refilling(index) {
+            // It has nothing to show to anybody.
+            self.hosts[index].up().view = view;
+            return Ok(());
+        }
         let before = self.history.revision();
         let (now_ns, clocks) = (self.now_ns, self.clocks());
         let mut revision = self.hosts[index].up().revision;
@@ -592,10 +603,13 @@ impl Cluster {
                 view.revision()
             )
         });
+        self.wake(index, 0);
+        if !self.look_for_damage(index)? {
+            return Ok(());
+        }
         self.history
             .check_state(&view.store)
             .map_err(|why| format!("m{index} after its start: {why}"))?;
-        self.wake(index, 0);
         Ok(())
     }
 
@@ -610,7 +624,7 @@ impl Cluster {
 
     fn check_turn(&mut self) -> Check {
         for index in 0..self.hosts.len() {
-            let Some(up) = self.hosts[index].up.as_ref() else {
+            let Some(up) = self.hosts[index].up.as_ref().filter(|up| !up.engine.is_refilling()) else {
                 continue;
             };
             let store = up.view.store.clone();

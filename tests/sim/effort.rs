@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Most events of one simulated second.
-const EVENTS_MAX: u64 = 400_000;
+const EVENTS_MAX: u64 = 60_000;
 /// Most turns of a member in a second, over a whole run.
 const TURNS_MEAN_MAX: u64 = 2000;
 
@@ -18,6 +18,7 @@ const TURNS_MEAN_MAX: u64 = 2000;
 pub struct Effort {
     second: u64,
     events: u64,
+    turns_before: u64,
 }
 
 impl Cluster {
@@ -25,14 +26,20 @@ impl Cluster {
     pub fn count_event(&mut self) -> Check {
         let second = self.now_ns / SEC;
         if self.effort.second != second {
-            self.effort = Effort { second, events: 0 };
+            let turns_before = self.counts.turns;
+            self.effort = Effort {
+                second,
+                events: 0,
+                turns_before,
+            };
         }
         self.effort.events += 1;
         let busiest = self.effort.events.max(self.counts.busiest_second);
         self.counts.busiest_second = busiest;
         ensure!(
             busiest <= EVENTS_MAX,
-            "{EVENTS_MAX} events in one second: the members keep each other busy"
+            "{EVENTS_MAX} events in one second, {} of them turns: the members keep each other busy",
+            self.counts.turns - self.effort.turns_before
         );
         Ok(())
     }

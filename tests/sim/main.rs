@@ -33,6 +33,7 @@ mod clients;
 mod cluster;
 mod consensus;
 mod coverage;
+mod damage;
 mod effort;
 mod history;
 mod host;
@@ -40,6 +41,7 @@ mod leases;
 mod network;
 mod operator;
 mod requests;
+mod stalls;
 mod stories;
 mod transactions;
 mod transfers;
@@ -120,10 +122,11 @@ fn tell(counts: &Counts) {
         counts.watch_events,
         counts.leases_expired,
         counts.leases_renewed,
-        counts.refusals,
+        counts.refused.values().sum::<u64>(),
         counts.busiest_second
     );
     println!("answers: {:?}", counts.answers);
+    println!("refused: {:?}", counts.refused);
     println!("options: {:?}", counts.options);
     println!("events: {:?}", counts.events);
     println!("faults: {:?}", counts.faults);

@@ -6,7 +6,7 @@ use storage::{
 };
 
 use crate::{
-    cluster::{Action, Cluster},
+    cluster::{Action, Cluster, Counts},
     history::{Check, ensure},
     leases::key_of,
     requests::{self, Ask},
@@ -240,6 +240,7 @@ impl Cluster {
             (weather.partition, 5),
             (weather.transfer, 6),
             (weather.disk_stall, 7),
+            (weather.tree_rot, 8),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         if total == 0 {
@@ -265,6 +266,7 @@ impl Cluster {
             Some(4) => self.bend_clock(index),
             Some(5) => self.partition(index),
             Some(7) => self.stall_disk(index),
+            Some(8) => return self.rot_tree(index),
             _ => self.transfer(index),
         }
         Ok(())
@@ -422,9 +424,14 @@ impl Cluster {
                 },
             );
         }
-        let refused = self.counts.refusals;
+        let refused = |counts: &Counts| ["put", "read"].map(|what| counts.refused.get(what).copied());
+        let before = refused(&self.counts);
         self.settle("with a put to each member")?;
-        ensure!(self.counts.refusals == refused, "a healthy member refused a put");
+        ensure!(
+            refused(&self.counts) == before,
+            "a healthy member refused a put or a read: {before:?}, then {:?}",
+            refused(&self.counts)
+        );
         self.check_everybody()
     }
 
@@ -460,6 +467,7 @@ impl Cluster {
             && standing.all(|host| {
                 host.up.as_ref().is_some_and(|up| {
                     up.revision == revision
+                        && !up.engine.is_refilling()
                         && Some(up.view.applied_index) == first
                         && up.view.committed_index == up.view.applied_index
                         && up.view.leader != 0
@@ -571,6 +579,10 @@ impl Cluster {
         if let Err(error) = self.hosts[index].boot(&weather, seed, now_ns) {
             self.note(|| format!("m{index} does not start: {error}"));
             self.fault("rot refused at start");
+            return Ok(());
+        }
+        if self.is_refilling(index) {
+            self.fault("rot answered by a refill");
             return Ok(());
         }
         let store = self.hosts[index].up().view.store.clone();
