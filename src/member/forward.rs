@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
+use raft::mutant;
 use storage::failpoint;
 
 use super::{
@@ -40,6 +41,8 @@ struct Forward {
     deadline_ns: u64,
     /// The leader it was last sent to; 0: none yet.
     sent_to: u64,
+    /// Who said that it does not lead; 0: nobody.
+    refused_by: u64,
     next_try_ns: u64,
 }
 
@@ -88,6 +91,7 @@ impl Member {
             call,
             deadline_ns: self.now_ns + self.options.request_timeout_ns,
             sent_to: 0,
+            refused_by: 0,
             next_try_ns: 0,
         };
         self.forwards.waiting.insert(id, forward);
@@ -115,7 +119,9 @@ impl Member {
         }
         let (now, leader, leads) = (self.now_ns, self.raft.leader_id(), self.raft.is_leader());
         let due = |forward: &Forward| {
-            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || forward.sent_to != leader
+            let refused = forward.refused_by == leader && !mutant::on("refusal_forgotten");
+            let is_new = forward.sent_to != leader && !refused;
+            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || is_new
         };
         let waiting = self.forwards.waiting.iter();
         let due: Vec<RequestId> = waiting.filter(|(_, forward)| due(forward)).map(|(id, _)| *id).collect();
@@ -234,8 +240,9 @@ impl Member {
         };
         let refusal = refusal_of(answer.status);
         if matches!(refusal, Some(Refusal::NotLeader | Refusal::NotPrimary)) {
-            // It was not taken: the next tick asks whoever leads by then.
-            forward.sent_to = 0;
+            // It was not taken: another leader is asked at once, this one again after a while, since this member may take
+            // it for the leader for an election time-out yet.
+            forward.refused_by = std::mem::take(&mut forward.sent_to);
             return;
         }
         let (shard, call) = (forward.shard, forward.call);

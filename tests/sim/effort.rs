@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Most events of one simulated second.
-const EVENTS_MAX: u64 = 60_000;
+const EVENTS_MAX: u64 = 200_000;
 /// Most turns of a member in a second, over a whole run.
 const TURNS_MEAN_MAX: u64 = 2000;
 

@@ -121,6 +121,26 @@ fn reads_without_a_quorum_do_not_breed_messages() {
 }
 
 #[test]
+fn a_leader_that_is_none_any_more_is_not_asked_all_the_time() {
+    let mut cluster = healthy(3, 38);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let follower = (leader + 1) % 3;
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    // Back at once, it follows; the others take it for the leader until an election time-out has passed.
+    cluster.crash(leader).unwrap();
+    go_on(&mut cluster, 50 * MS);
+    let (turns, renewed) = (cluster.counts.turns, cluster.leases.renewed);
+    cluster.ask(follower, Ask::Renew(7));
+    go_on(&mut cluster, 500 * MS);
+    let turns = cluster.counts.turns - turns;
+    assert!(turns < 500, "{turns} turns of three members in half a second");
+    let until_ns = cluster.now_ns + 5 * SEC;
+    let done = cluster.run(until_ns, |cluster| cluster.leases.renewed > renewed);
+    assert_eq!(done, Ok(true), "whoever leads then renews it");
+}
+
+#[test]
 fn a_lone_member_gives_its_log_back() {
     let mut cluster = healthy(1, 14);
     cluster.weather.catch_up_entries = 5;
