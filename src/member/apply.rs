@@ -52,6 +52,7 @@ impl Member {
         };
         self.applied.index = entry.index;
         self.applied.term = entry.term;
+        self.settle_leases();
         Ok(answer)
     }
 

@@ -681,6 +681,7 @@ impl Rows {
             forwards: Default::default(),
             renewals: Default::default(),
             transfers: Default::default(),
+            leases_settled: false,
             elected_ns: 0,
             changes: Default::default(),
             refills: Vec::new(),

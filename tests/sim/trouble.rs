@@ -437,7 +437,10 @@ impl Cluster {
         let refused = self.counts.refused.clone();
         for what in ["put", "read"] {
             let (before, now) = (before.get(what), refused.get(what));
-            ensure!(before == now, "a healthy member refused a {what}: {before:?}, then {now:?}");
+            ensure!(
+                before == now,
+                "a healthy member refused a {what}: {before:?}, then {now:?}"
+            );
         }
         if refused != *before {
             *self.counts.events.entry("operator refused in the calm").or_default() += 1;
