@@ -393,7 +393,11 @@ async fn a_thousand_levels_are_taken_where_max_txn_ops_allows_them() {
     if server.is_reference() {
         return; // etcd goes on, until its time runs out at some thousands of levels.
     }
-    refused(try_deep(&client, nested(1001, "never")).await, Code::InvalidArgument, TOO_MANY);
+    refused(
+        try_deep(&client, nested(1001, "never")).await,
+        Code::InvalidArgument,
+        TOO_MANY,
+    );
     assert_eq!(client.get("never").await, None);
 }
 

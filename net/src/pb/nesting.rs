@@ -164,7 +164,10 @@ mod tests {
     fn broken_ones_are_refused() {
         let whole = nested(60).encode_to_vec();
         for len in 1..whole.len() {
-            assert!(decode_txn(Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
+            assert!(
+                decode_txn(Bytes::copy_from_slice(&whole[..len])).is_err(),
+                "{len} bytes"
+            );
         }
         // A group that opens ever more groups, in a transaction within one.
         let groups = [&[0x12, 0x80 | 100, 3, 0x22, 0x80 | 97, 3][..], &[0x0b; 481]].concat();
