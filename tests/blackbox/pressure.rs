@@ -2,7 +2,7 @@
 //! load. What was acknowledged stays, and what was promised to a watcher comes, once.
 
 use crate::support::*;
-use std::{fs, io::Write, net::TcpStream, process::Command, time::Duration};
+use std::{fs, io::Write, net::TcpStream, process::Command};
 use tokio::task::JoinHandle;
 
 /// What an HTTP/2 client sends before it falls silent.
@@ -168,7 +168,7 @@ async fn a_second_sigterm_ends_it_at_once_and_loses_nothing() {
         server.process().signal("TERM");
         pause_ms(round * 2).await;
         server.process().signal("TERM");
-        let ended = server.process().wait(Duration::from_secs(5));
+        let ended = server.process().wait(PATIENCE);
         assert!(
             ended.is_some(),
             "two signals end it; its log ends:\n{}",
