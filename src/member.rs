@@ -248,7 +248,7 @@ impl Member {
     /// Hands the gathered proposals to consensus and starts one leadership round for the reads that wait.
     fn flush_proposals(&mut self) {
         // Without a leader proposals wait for one, until they time out. Source: etcd's raft node, which takes none.
-        if !self.batch.is_empty() && self.raft.leader_id() != 0 {
+        if !self.batch.is_empty() && self.reaches_leader() {
             self.drop_late_proposals();
             if let Err(error) = self.raft.propose_batch(self.batch.drain(..)) {
                 let refusal = match error {
@@ -267,6 +267,12 @@ impl Member {
         self.batch_waits = !self.batch.is_empty();
         self.pump_changes();
         self.start_round();
+    }
+
+    /// Whether there is a leader, and a link to it: what is sent to one that is not linked would be lost.
+    fn reaches_leader(&self) -> bool {
+        let leader = self.raft.leader_id();
+        leader == self.options.member_id || self.changes.is_linked(leader)
     }
 
     /// Takes out of the batch what waited for a leader for too long: its callers were told so.

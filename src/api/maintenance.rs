@@ -96,9 +96,7 @@ impl Api {
     pub(super) fn hash_kv(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let request: HashKvRequest = decode(message)?;
         let view = self.view();
-        let damage = self.setup.on_damage;
-        let job = Job::hash_kv(key, &view, request.revision, self.now_ns);
-        self.start_job(job.map_err(|error| Failure::from_store(&error, damage))?);
+        self.start_job(Job::hash_kv(key, &view, request.revision, self.now_ns));
         Ok(())
     }
 

@@ -31,6 +31,7 @@ failures! {
     INVALID_SORT_OPTION = InvalidArgument, "etcdserver: invalid sort option";
     COMPACTED = OutOfRange, "etcdserver: mvcc: required revision has been compacted";
     FUTURE_REVISION = OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    UNREADABLE = Internal, "grpc: error unmarshalling request: the message is not valid protobuf";
     NO_SPACE = ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     LEASE_NOT_FOUND = NotFound, "etcdserver: requested lease not found";
     LEASE_EXISTS = FailedPrecondition, "etcdserver: lease already exists";

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use net::pb::{
+    decode_entry,
     etcdserverpb::{
         AlarmRequest, AlarmType, InternalRaftRequest, LeaseCheckpointRequest, LeaseGrantRequest,
         LeaseRevokeBatchRequest, TxnRequest, alarm_request::AlarmAction,
@@ -57,11 +58,10 @@ impl Member {
     }
 
     fn apply_request(&mut self, entry: &Entry) -> Result<Option<Answer>, Fault> {
-        let unreadable = |why: prost::DecodeError| Fault::Entry {
+        let request = decode_entry(entry.data.clone()).map_err(|why| Fault::Entry {
             index: entry.index,
             why: why.to_string(),
-        };
-        let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
+        })?;
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
         let result = match self.dispatch(request, entry) {
             Ok(outcome) => Ok(outcome),

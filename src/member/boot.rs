@@ -247,15 +247,8 @@ impl Engine {
             Err(error) if error.is_damage() && may_refill => {
                 let applied = applied_state(&user);
                 let (tree, refill) = refill::begin(disk, &options, &error.to_string())?;
-                let base: Arc<dyn Base> = tree.root();
-                let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
-                (
-                    tree,
-                    rows,
-                    Store::restore(base, applied.clone())?,
-                    applied,
-                    Some(refill),
-                )
+                let (rows, store) = restore(&options, tree.root(), &applied)?;
+                (tree, rows, store, applied, Some(refill))
             }
             Err(error) => return Err(error),
         };
@@ -354,13 +347,11 @@ fn read(disk: &mut dyn Disk, options: &MemberOptions, tree: Tree) -> Result<Whol
     let root = tree.root();
     let applied = applied_state(root.user());
     let others = refill::has_others(options, root.user());
-    let base: Arc<dyn Base> = root;
-    let rows = match others && refill::noted_damage(disk)? {
+    let read = match others && refill::noted_damage(disk)? {
         // The page that was found to be bad may be one that a start does not read.
         true => Err(BootError::NotedDamage),
-        false => Rows::read(&*base, options.min_lease_ttl_seconds()),
+        false => restore(options, root, &applied),
     };
-    let read = rows.and_then(|rows| Ok((rows, Store::restore(base, applied.clone())?)));
     match read {
         Ok((rows, store)) => Ok((tree, rows, store, applied)),
         Err(error) => {
@@ -370,7 +361,18 @@ fn read(disk: &mut dyn Disk, options: &MemberOptions, tree: Tree) -> Result<Whol
     }
 }
 
-fn applied_state(user: &MetaUser) -> AppliedState {
+/// What a member keeps in memory, from the rows of a tree.
+pub(super) fn restore(
+    options: &MemberOptions,
+    base: Arc<dyn Base>,
+    applied: &AppliedState,
+) -> Result<(Rows, Store), BootError> {
+    let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
+    Ok((rows, Store::restore(base, applied.clone())?))
+}
+
+/// How far a tree is.
+pub(super) fn applied_state(user: &MetaUser) -> AppliedState {
     AppliedState {
         index: user.applied_index,
         term: user.applied_term,
@@ -595,7 +597,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
+    fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
         let mut lessor = Lessor::new(min_ttl_seconds);
         each(base, Bucket::Lease, |_, value| {
             let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;

@@ -560,7 +560,7 @@ impl Engine {
                     SPACE_FIRST_RETRIES_NS
                 };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
-            if self.member.raft.conf_state().voters.len() == 1 {
+            if self.is_alone() {
                 let durable = self.committer.durable();
                 self.release(&durable, 1)?;
             }
@@ -571,6 +571,12 @@ impl Engine {
             self.raise_no_space(if wal_low { "the log" } else { "the database" });
         }
         Ok(())
+    }
+
+    /// Whether there is nobody to keep log entries for.
+    fn is_alone(&self) -> bool {
+        let members = self.member.raft.conf_state();
+        members.voters.len() == 1 && members.learners.is_empty()
     }
 
     /// Lets go of log entries that the tree has, but for those kept for followers that lag.
@@ -586,9 +592,7 @@ impl Engine {
             term,
         });
         let first = self.member.raft.first_index();
-        let is_alone =
-            self.member.raft.conf_state().voters.len() == 1 && self.member.raft.conf_state().learners.is_empty();
-        let bytes_max = if is_alone {
+        let bytes_max = if self.is_alone() {
             ALONE_LOG_BYTES_MAX
         } else {
             CATCH_UP_BYTES_MAX

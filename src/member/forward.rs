@@ -41,8 +41,6 @@ struct Forward {
     deadline_ns: u64,
     /// The leader it was last sent to; 0: none yet.
     sent_to: u64,
-    /// Who said that it does not lead; 0: nobody.
-    refused_by: u64,
     next_try_ns: u64,
 }
 
@@ -91,7 +89,6 @@ impl Member {
             call,
             deadline_ns: self.now_ns + self.options.request_timeout_ns,
             sent_to: 0,
-            refused_by: 0,
             next_try_ns: 0,
         };
         self.forwards.waiting.insert(id, forward);
@@ -119,9 +116,9 @@ impl Member {
         }
         let (now, leader, leads) = (self.now_ns, self.raft.leader_id(), self.raft.is_leader());
         let due = |forward: &Forward| {
-            let refused = forward.refused_by == leader && !mutant::on("refusal_forgotten");
-            let is_new = forward.sent_to != leader && !refused;
-            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || is_new
+            let told = forward.sent_to != 0 || mutant::on("refusal_forgotten");
+            let elsewhere = told && forward.sent_to != leader;
+            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || elsewhere
         };
         let waiting = self.forwards.waiting.iter();
         let due: Vec<RequestId> = waiting.filter(|(_, forward)| due(forward)).map(|(id, _)| *id).collect();
@@ -240,9 +237,9 @@ impl Member {
         };
         let refusal = refusal_of(answer.status);
         if matches!(refusal, Some(Refusal::NotLeader | Refusal::NotPrimary)) {
-            // It was not taken: another leader is asked at once, this one again after a while, since this member may take
-            // it for the leader for an election time-out yet.
-            forward.refused_by = std::mem::take(&mut forward.sent_to);
+            // It was not taken. Asked again at once it would go to and fro until this member hears of the new leader.
+            forward.sent_to = 0;
+            forward.next_try_ns = self.now_ns + self.options.tick_ns;
             return;
         }
         let (shard, call) = (forward.shard, forward.call);

@@ -11,19 +11,16 @@
 //! A crash before 2 leaves the old state and a file that is thrown away. A crash between 2 and 3 is finished at the next
 //! start: [`finish`]. Views taken before keep the old file's map. ADR 6 says why the marker comes first.
 
-use std::sync::Arc;
-
 use raft::{ConfState, Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
     io::{Disk, ErrorKind, Op},
-    mvcc::{AppliedState, Base, Store},
     tree::{Tree, TreeOptions},
 };
 
 use super::{
     BootError, Engine, Fault,
-    boot::{Rows, TREE_FILE, tree_options},
+    boot::{TREE_FILE, applied_state, restore, tree_options},
     engine::APPLY_TURN_MAX,
 };
 
@@ -157,14 +154,8 @@ impl Engine {
         let tree = Tree::open(disk, options)?;
         let root = tree.root();
         self.committer.replace_tree(tree).close(disk)?;
-        let applied = AppliedState {
-            index: root.user().applied_index,
-            term: root.user().applied_term,
-            conf_state: root.user().conf_state.clone(),
-        };
-        let base: Arc<dyn Base> = root;
-        let rows = Rows::read(&*base, self.member.options.min_lease_ttl_seconds())?;
-        let mut store = Store::restore(base, applied.clone())?;
+        let applied = applied_state(root.user());
+        let (rows, mut store) = restore(&self.member.options, root, &applied)?;
         store.share_pins(self.member.store.pins());
         self.member.take_over(rows, store, applied);
         self.compaction.resume();

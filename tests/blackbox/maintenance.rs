@@ -240,6 +240,24 @@ async fn the_hash_answers_which_revisions_it_covers() {
 }
 
 #[tokio::test]
+async fn the_hash_of_an_earlier_compaction_is_remembered() {
+    let (_server, client) = fresh().await;
+    for i in 0..8 {
+        client.put(format!("k{}", i % 3), "v").await;
+    }
+    client.compact(4).await;
+    let first = client.try_hash_kv(4).await.unwrap();
+    client.compact(7).await;
+    let again = client.try_hash_kv(4).await.unwrap();
+    assert_eq!(
+        (again.hash, again.compact_revision),
+        (first.hash, first.compact_revision)
+    );
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    refused(client.try_hash_kv(5).await, Code::OutOfRange, compacted);
+}
+
+#[tokio::test]
 async fn the_hash_survives_a_restart() {
     let (mut server, client) = fresh().await;
     for i in 0..50 {

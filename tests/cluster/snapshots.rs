@@ -1,7 +1,7 @@
 //! Snapshots for members that lag behind the log.
 
 use crate::{
-    rig::Cluster,
+    rig::{Cluster, Node},
     support::{pb::etcdserverpb::*, *},
 };
 
@@ -12,6 +12,16 @@ async fn write(client: &Client, from: usize, to: usize) {
     for number in from..to {
         client.put(format!("key{:04}", number % 700), vec![b'v'; 1000]).await;
     }
+}
+
+/// Writes until the member has cut its log behind all that was written before: two commits later its tree has that.
+async fn write_until_cut(node: &Node, from: usize) {
+    let (client, enough) = (node.client(), node.commits() + 2.0);
+    eventually("the log to be cut", || async {
+        write(&client, from, from + 30).await;
+        node.commits() >= enough
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,9 +41,7 @@ async fn a_follower_behind_the_log_catches_up_by_a_snapshot_and_keeps_it() {
     };
     client.try_put(leased).await.unwrap();
     client.compact(400).await;
-    // The log is cut once the tree has the entries.
-    pause_ms(500).await;
-    write(&client, 800, 830).await;
+    write_until_cut(&cluster.nodes[leader], 800).await;
     cluster.nodes[away].start(true);
     let process = cluster.nodes[away].process.as_ref().unwrap();
     assert!(
@@ -62,8 +70,7 @@ async fn a_new_member_whose_cluster_has_cut_its_log_begins_with_a_snapshot() {
     let mut cluster = Cluster::start(1, FEW_KEPT).await;
     let first = cluster.nodes[0].client();
     write(&first, 0, 300).await;
-    pause_ms(500).await;
-    write(&first, 300, 340).await;
+    write_until_cut(&cluster.nodes[0], 300).await;
     let fresh = cluster.prepare(FEW_KEPT);
     let request = MemberAddRequest {
         peer_ur_ls: vec![cluster.nodes[fresh].peer_url()],
@@ -78,7 +85,7 @@ async fn a_new_member_whose_cluster_has_cut_its_log_begins_with_a_snapshot() {
         cluster.logs()
     );
     cluster.leader().await;
-    assert_eq!(cluster.nodes[fresh].client().keys("key").await.len(), 340);
+    assert_eq!(cluster.nodes[fresh].client().keys("key").await.len(), 330);
     cluster.agree().await;
     cluster.nodes[fresh].kill_9();
     cluster.nodes[fresh].start(true);
@@ -105,8 +112,7 @@ async fn a_watcher_on_a_member_that_installs_a_snapshot_misses_nothing() {
     for number in 1..1000 {
         client.put("watched", number.to_string()).await;
     }
-    pause_ms(500).await;
-    write(&client, 0, 40).await;
+    write_until_cut(&cluster.nodes[leader], 0).await;
     let process = cluster.nodes[paused].process.as_ref().unwrap();
     process.signal("CONT");
     assert!(

@@ -103,11 +103,14 @@ impl Consensus {
             seen.commit
         );
         let leads = raft.is_leader();
-        if leads && (seen.role != Role::Leader || seen.term != term) {
+        let elected = leads && (seen.role != Role::Leader || seen.term != term);
+        if elected {
             self.check_election(raft, &seen.configuration)?;
         }
         if commit > seen.commit {
-            if leads {
+            // The vote that made it leader may have told it what was committed already.
+            let told = elected && self.terms.get(&commit).copied() == raft.entry_term(commit).ok();
+            if leads && !told {
                 self.check_commit(raft, &seen.configuration)?;
             }
             self.check_terms(raft, seen.commit, commit)?;

@@ -121,26 +121,6 @@ fn reads_without_a_quorum_do_not_breed_messages() {
 }
 
 #[test]
-fn a_leader_that_is_none_any_more_is_not_asked_all_the_time() {
-    let mut cluster = healthy(3, 38);
-    let leader = cluster.leader().expect("a healthy cluster has a leader");
-    let follower = (leader + 1) % 3;
-    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
-    go_on(&mut cluster, SEC);
-    // Back at once, it follows; the others take it for the leader until an election time-out has passed.
-    cluster.crash(leader).unwrap();
-    go_on(&mut cluster, 50 * MS);
-    let (turns, renewed) = (cluster.counts.turns, cluster.leases.renewed);
-    cluster.ask(follower, Ask::Renew(7));
-    go_on(&mut cluster, 500 * MS);
-    let turns = cluster.counts.turns - turns;
-    assert!(turns < 500, "{turns} turns of three members in half a second");
-    let until_ns = cluster.now_ns + 5 * SEC;
-    let done = cluster.run(until_ns, |cluster| cluster.leases.renewed > renewed);
-    assert_eq!(done, Ok(true), "whoever leads then renews it");
-}
-
-#[test]
 fn a_lone_member_gives_its_log_back() {
     let mut cluster = healthy(1, 14);
     cluster.weather.catch_up_entries = 5;
@@ -361,4 +341,40 @@ fn a_learner_that_lags_is_not_promoted() {
         Some(&1),
         "it has none of the log"
     );
+}
+
+#[test]
+fn requests_to_a_former_leader_do_not_go_to_and_fro() {
+    let near = Weather {
+        net_ns: 100_000,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(near, 29);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let (asker, heir) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    // The asker hears nothing of the new leader, and the former one answers that it leads no more.
+    cluster.cut.extend([(asker, heir), (heir, asker)]);
+    cluster.ask(leader, Ask::MoveLeader(cluster.hosts[heir].id));
+    go_on(&mut cluster, 50 * MS);
+    assert_eq!(cluster.leader(), Some(heir));
+    let former = cluster.hosts[leader].id;
+    assert_eq!(cluster.hosts[asker].up().view.leader, former);
+    let before = cluster.counts.turns;
+    for _ in 0..20 {
+        cluster.ask(asker, Ask::Renew(7));
+        go_on(&mut cluster, MS);
+    }
+    go_on(&mut cluster, 480 * MS);
+    let turns = cluster.counts.turns - before;
+    assert_eq!(
+        cluster.hosts[asker].up().view.leader,
+        former,
+        "it has heard of no other"
+    );
+    assert!(turns < 500, "{turns} turns in half a second of three members");
+    cluster.cut.clear();
+    go_on(&mut cluster, 5 * SEC);
+    assert!(cluster.pending.is_empty(), "the new leader answers them");
 }

@@ -114,6 +114,12 @@ impl Entry {
         })
     }
 
+    fn has(&self, revision: Revision) -> bool {
+        let behind = Revision::new(revision.main, revision.sub + 1);
+        let older = || self.older.last_before(behind).map(|rev| rev.revision());
+        self.head.revision() == revision || older() == Some(revision)
+    }
+
     fn replace_head(&mut self, head: Rev) {
         assert!(head.revision() > self.head.revision(), "revisions of a key ascend");
         self.older.push(std::mem::replace(&mut self.head, head));
@@ -355,6 +361,13 @@ impl Index {
             .iter_from(b"")
             .filter(with_lease)
             .map(|entry| (entry.key.as_slice(), entry.lease))
+    }
+
+    /// Whether a compaction at `main` leaves this revision of the key.
+    pub fn survives(&self, key: &[u8], revision: Revision, main: i64) -> bool {
+        self.map
+            .get(key)
+            .is_some_and(|entry| entry.has(revision) && revision >= entry.cut(main).0)
     }
 
     /// Compacts the leaf that holds `from` at `main`, dropping at most about `max` revisions; each goes to `dropped`.
