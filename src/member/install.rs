@@ -99,15 +99,15 @@ impl Engine {
         let conf_state = conf_state.map_err(|error| BootError::Raft(error.to_string()))?;
         let restarted = self.member.raft.restart_at(metadata.index, &conf_state);
         restarted.map_err(|error| BootError::Raft(error.to_string()))?;
-        self.to_apply.clear();
+        if !mutant::on("entries_outlive_a_refill") {
+            self.to_apply.clear();
+        }
         Ok(())
     }
 
     /// Consensus wants the snapshot: what was committed before it and is not applied is void.
     pub(super) fn snapshot_taken(&mut self, token: PersistToken, metadata: SnapshotMetadata) {
-        if !mutant::on("entries_outlive_a_snapshot") {
-            self.to_apply.clear();
-        }
+        self.to_apply.clear();
         self.install.done = false;
         self.member.metrics.installing.set(1);
         self.install.under_way = Some((token, metadata));
