@@ -40,8 +40,12 @@ const DIAL_MAX: Duration = Duration::from_secs(2);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// Time between two measurements of the round trip. Source: etcd's `ConnReadTimeout - 1 s`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
-/// A connection that lasted this long starts the next pauses from the shortest.
+/// A connection that lasted this long starts the next pauses from the shortest, and is dialled anew without one.
 const GOOD_NS: u64 = 1_000_000_000;
+/// So many dials follow its end fast, until one is refused: a process that ends may still take a connection and drop it.
+const FAST_DIALS: u32 = 4;
+/// The pause between two of them.
+const FAST_PAUSE: Duration = Duration::from_millis(5);
 
 /// One thing to send.
 #[expect(clippy::large_enum_variant, reason = "messages are by far the most frequent")]
@@ -193,9 +197,60 @@ impl Link {
     }
 }
 
+/// What the end of a connection leaves to be found out: whether the process at the other side has ended too.
+#[derive(Default)]
+struct Aftermath {
+    /// Dials that are still to be fast.
+    fast: u32,
+    /// Refusals in a row, one for each address, until it has.
+    refusals_wanted: usize,
+}
+
+impl Aftermath {
+    /// Of a connection that has just ended.
+    fn of(link: &Link, lasted_ns: u64) -> Aftermath {
+        Aftermath {
+            fast: if lasted_ns > GOOD_NS { FAST_DIALS } else { 0 },
+            refusals_wanted: link.urls.borrow().len().max(1),
+        }
+    }
+
+    /// A dial failed.
+    fn failed(&mut self, link: &Link, error: &DialError) {
+        let presence = &link.ctx.presence;
+        let refused = matches!(error, DialError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+        if !refused {
+            presence.answered(link.to);
+            if self.refusals_wanted > 0 {
+                self.refusals_wanted = link.urls.borrow().len().max(1);
+            }
+            return;
+        }
+        if self.refusals_wanted == 1 {
+            self.fast = 0;
+            if presence.refused(link.to) {
+                link.ctx.gone(link.to);
+            }
+        }
+        self.refusals_wanted = self.refusals_wanted.saturating_sub(1);
+    }
+
+    /// The pause before the next dial, if that is to be fast.
+    fn pause(&mut self) -> Option<Duration> {
+        let before = self.fast;
+        self.fast = before.saturating_sub(1);
+        match before {
+            0 => None,
+            FAST_DIALS => Some(Duration::ZERO),
+            _ => Some(FAST_PAUSE),
+        }
+    }
+}
+
 /// The task of a link.
 async fn run(link: Rc<Link>) {
     let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
+    let mut aftermath = Aftermath::default();
     while !link.closed.get() {
         let url = {
             let urls = link.urls.borrow();
@@ -207,6 +262,7 @@ async fn run(link: Rc<Link>) {
             Ok(stream) => {
                 tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
                 complaint.clear();
+                link.ctx.presence.answered(link.to);
                 link.set_connected(true);
                 let error = pass_on(&link, stream).await;
                 link.drop_queue();
@@ -215,8 +271,10 @@ async fn run(link: Rc<Link>) {
                 {
                     tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
                 }
+                aftermath = Aftermath::of(&link, now_ns() - since_ns);
             }
             Err(error) => {
+                aftermath.failed(&link, &error);
                 if matches!(error, DialError::Refused(Verdict::Removed)) {
                     link.ctx.tell(Event::Removed);
                 }
@@ -229,6 +287,10 @@ async fn run(link: Rc<Link>) {
         }
         if now_ns() - since_ns > GOOD_NS {
             pause = PAUSE_MIN;
+        }
+        if let Some(pause) = aftermath.pause() {
+            glommio::timer::sleep(pause).await;
+            continue;
         }
         // Members that lost each other at the same time do not come back at the same time.
         let jitter = Duration::from_nanos(now_ns() % (pause.as_nanos() as u64 / 2));
