@@ -246,8 +246,7 @@ impl Member {
 
     /// Hands the gathered proposals to consensus and starts one leadership round for the reads that wait.
     fn flush_proposals(&mut self) {
-        // Without a leader proposals wait for one, until they time out. Source: etcd's raft node, which takes none. So they do
-        // while the link to it is down: they would be lost there, with a leader that died this moment for instance.
+        // Without a leader proposals wait for one, until they time out. Source: etcd's raft node, which takes none.
         if !self.batch.is_empty() && self.reaches_leader() {
             self.drop_late_proposals();
             if let Err(error) = self.raft.propose_batch(self.batch.drain(..)) {
@@ -269,9 +268,10 @@ impl Member {
         self.start_round();
     }
 
+    /// Whether there is a leader, and a link to it: what is sent to one that is not linked would be lost.
     fn reaches_leader(&self) -> bool {
         let leader = self.raft.leader_id();
-        leader != 0 && (self.raft.is_leader() || self.changes.is_linked(leader))
+        leader == self.options.member_id || self.changes.is_linked(leader)
     }
 
     /// Takes out of the batch what waited for a leader for too long: its callers were told so.

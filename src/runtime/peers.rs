@@ -26,6 +26,7 @@ use storage::{tree::Root, wal::Identity};
 
 use super::{mailbox::Sender, now_ns};
 use crate::{
+    bell::Bell,
     config::ETCD_VERSION,
     member::{ENTRY_KINDS, Event, Membership},
     metrics::CoreMetrics,
@@ -63,6 +64,8 @@ struct Context {
     /// Members that were refused, why, and when that was said.
     refused: RefCell<BTreeMap<u64, (Verdict, u64)>>,
     presence: Presence,
+    /// Of each link, to be rung when its member has dialled.
+    knocks: RefCell<BTreeMap<u64, Bell>>,
 }
 
 impl Peers {
@@ -85,6 +88,7 @@ impl Peers {
             sending: RefCell::default(),
             refused: RefCell::default(),
             presence: Presence::default(),
+            knocks: RefCell::default(),
         };
         let mut peers = Peers {
             ctx: Rc::new(ctx),

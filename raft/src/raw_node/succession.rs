@@ -2,7 +2,7 @@
 //!
 //! An election time-out is long because silence proves nothing. Where somebody saw that the leader's process has ended,
 //! waiting gains nothing: its followers forget it, which ends the lease in which they refuse votes, and campaign in turns
-//! that cannot collide, by the order of their ids. Three rules keep that to one round of messages:
+//! that cannot collide, by the order of their ids, until one of them leads. Three rules keep that to one round of messages:
 //!
 //! - A member that has not noticed yet is in its lease, where questions for votes are dropped. It keeps the last one and
 //!   answers when it notices.
@@ -24,7 +24,7 @@ const TICKS_PER_TURN: u32 = 2;
 pub(super) struct Succession {
     /// The last question for a pre-vote that the lease forbade to answer, without its payload.
     asked: Option<Message>,
-    /// Ticks until this member campaigns; none when its leader is not known to be gone, or it had its turn.
+    /// Ticks until this member campaigns; none when its leader is not known to be gone.
     turn_in: Option<u32>,
 }
 
@@ -76,7 +76,7 @@ impl RawNode {
 
     /// A pre-vote was refused because this member's log is the better one.
     pub(super) fn succeed_instead(&mut self) {
-        if self.succession.turn_in.is_some() {
+        if self.succession.turn_in.is_some() && self.role == Role::Follower {
             self.take_turn();
         }
     }
@@ -89,9 +89,14 @@ impl RawNode {
         }
     }
 
+    /// Campaigns, and again when everybody had a turn: what it asks may get lost as long as links are not up again.
     fn take_turn(&mut self) {
         self.succession.turn_in = None;
         self.start_campaign(false);
+        if self.role == Role::PreCandidate {
+            let voters = self.tracker.config.voters.ids().len() as u32;
+            self.succession.turn_in = Some(voters * TICKS_PER_TURN);
+        }
     }
 
     /// This member's place among the voters that are left; none if it does not vote.

@@ -40,10 +40,13 @@ const DIAL_MAX: Duration = Duration::from_secs(2);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// Time between two measurements of the round trip. Source: etcd's `ConnReadTimeout - 1 s`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
-/// A connection that lasted this long starts the next pauses from the shortest, and is dialled anew without one.
+/// A connection that lasted this long starts the next pauses from the shortest.
 const GOOD_NS: u64 = 1_000_000_000;
-/// So many dials follow its end fast, until one is refused: a process that ends may still take a connection and drop it.
+/// So many dials follow the end of a connection fast, until one is refused: a process that ends may still take one and drop
+/// it.
 const FAST_DIALS: u32 = 4;
+/// And no more often than this, however often connections end. Units: nanoseconds.
+const FAST_INTERVAL_NS: u64 = 1_000_000_000;
 /// The pause between two of them.
 const FAST_PAUSE: Duration = Duration::from_millis(5);
 
@@ -75,6 +78,8 @@ pub struct Link {
     connected: Cell<bool>,
     closed: Cell<bool>,
     bell: Bell,
+    /// Rings when the other member has dialled.
+    knock: Bell,
     metrics: Arc<PeerMetrics>,
 }
 
@@ -111,7 +116,9 @@ impl Link {
             connected: Cell::new(false),
             closed: Cell::new(false),
             bell: Bell::default(),
+            knock: Bell::default(),
         });
+        link.ctx.knocks.borrow_mut().insert(to, link.knock.clone());
         glommio::spawn_local(run(link.clone())).detach();
         glommio::spawn_local(probe(link.clone())).detach();
         link
@@ -131,6 +138,17 @@ impl Link {
     pub fn close(&self) {
         self.closed.set(true);
         self.bell.ring();
+        self.ctx.knocks.borrow_mut().remove(&self.to);
+    }
+
+    /// Waits, or until the other member has dialled: then it is there.
+    async fn pause(&self, span: Duration) {
+        let knocked = glommio::timer::timeout(span, async {
+            self.knock.rung().await;
+            Ok::<_, glommio::GlommioError<()>>(())
+        });
+        // Timed out or not, it is time to dial.
+        let _ = knocked.await;
     }
 
     /// Queues what is to be sent, or drops it and tells consensus when the link is down or full.
@@ -208,9 +226,9 @@ struct Aftermath {
 
 impl Aftermath {
     /// Of a connection that has just ended.
-    fn of(link: &Link, lasted_ns: u64) -> Aftermath {
+    fn of(link: &Link, is_fast: bool) -> Aftermath {
         Aftermath {
-            fast: if lasted_ns > GOOD_NS { FAST_DIALS } else { 0 },
+            fast: if is_fast { FAST_DIALS } else { 0 },
             refusals_wanted: link.urls.borrow().len().max(1),
         }
     }
@@ -250,7 +268,7 @@ impl Aftermath {
 /// The task of a link.
 async fn run(link: Rc<Link>) {
     let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
-    let mut aftermath = Aftermath::default();
+    let (mut aftermath, mut fast_ns) = (Aftermath::default(), 0);
     while !link.closed.get() {
         let url = {
             let urls = link.urls.borrow();
@@ -271,7 +289,11 @@ async fn run(link: Rc<Link>) {
                 {
                     tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
                 }
-                aftermath = Aftermath::of(&link, now_ns() - since_ns);
+                let is_fast = now_ns() > fast_ns + FAST_INTERVAL_NS;
+                if is_fast {
+                    fast_ns = now_ns();
+                }
+                aftermath = Aftermath::of(&link, is_fast);
             }
             Err(error) => {
                 aftermath.failed(&link, &error);
@@ -294,7 +316,7 @@ async fn run(link: Rc<Link>) {
         }
         // Members that lost each other at the same time do not come back at the same time.
         let jitter = Duration::from_nanos(now_ns() % (pause.as_nanos() as u64 / 2));
-        glommio::timer::sleep(pause + jitter).await;
+        link.pause(pause + jitter).await;
         pause = (2 * pause).min(PAUSE_MAX);
     }
 }
