@@ -183,6 +183,7 @@ impl Member {
                 entry_kinds,
                 etcd_version,
             } => self.abilities.note(id, entry_kinds, &etcd_version),
+            Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),

@@ -23,6 +23,7 @@ mod stories {
     pub mod rig;
     mod snapshots;
     mod static_members;
+    mod succession;
     mod watches;
 }
 

@@ -113,6 +113,8 @@ pub enum Event {
         /// The etcd release it is compatible with.
         etcd_version: String,
     },
+    /// The process of a member has ended, as far as one can see from here. All that it sent came before.
+    Gone(u64),
     /// A message to this member was dropped on the way.
     Unreachable(u64),
     /// A snapshot for this member lies whole and durable beside its tree.

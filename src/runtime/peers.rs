@@ -6,6 +6,7 @@
 
 mod inbound;
 mod link;
+mod presence;
 mod snapshot;
 
 use std::{
@@ -25,12 +26,14 @@ use storage::{tree::Root, wal::Identity};
 
 use super::{mailbox::Sender, now_ns};
 use crate::{
+    bell::Bell,
     config::ETCD_VERSION,
     member::{ENTRY_KINDS, Event, Membership},
     metrics::CoreMetrics,
 };
 pub(super) use link::resolve;
 use link::{Link, Outgoing};
+use presence::Presence;
 
 /// What is said of a member that is refused is said again after this long. Units: nanoseconds.
 const REFUSED_AGAIN_NS: u64 = 60_000_000_000;
@@ -60,6 +63,9 @@ struct Context {
     sending: RefCell<BTreeSet<u64>>,
     /// Members that were refused, why, and when that was said.
     refused: RefCell<BTreeMap<u64, (Verdict, u64)>>,
+    presence: Presence,
+    /// Of each link, to be rung when its member has dialled.
+    knocks: RefCell<BTreeMap<u64, Bell>>,
 }
 
 impl Peers {
@@ -81,6 +87,8 @@ impl Peers {
             receiving: Cell::new(false),
             sending: RefCell::default(),
             refused: RefCell::default(),
+            presence: Presence::default(),
+            knocks: RefCell::default(),
         };
         let mut peers = Peers {
             ctx: Rc::new(ctx),
@@ -246,6 +254,12 @@ impl Context {
             entry_kinds: theirs.entry_kinds,
             etcd_version: theirs.etcd_version.clone(),
         });
+    }
+
+    /// The process of a member has ended.
+    fn gone(&self, id: u64) {
+        tracing::info!(peer = format!("{id:x}"), "the peer's process has ended");
+        self.tell(Event::Gone(id));
     }
 
     fn tell(&self, event: Event) {

@@ -61,6 +61,7 @@ const OPTIONS: &[&str] = &[
 ];
 
 const EVENTS: &[&str] = &[
+    "ends noticed",
     "members joined",
     "removed members stopped",
     "snapshots begun",
@@ -78,6 +79,7 @@ const FAULTS: &[&str] = &[
     "disk lost",
     "disk stall",
     "failing disk call",
+    "false alarm of an end",
     "full disk",
     "leader transfer",
     "link cut one way",

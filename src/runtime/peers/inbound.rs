@@ -44,9 +44,16 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
     if theirs.purpose == Purpose::Snapshot {
         return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
     }
+    let number = ctx.presence.came(theirs.from);
+    if let Some(knock) = ctx.knocks.borrow().get(&theirs.from) {
+        knock.ring();
+    }
     if let Err(error) = receive(&ctx, theirs.from, &mut stream, &mut decoder).await {
         ctx.metrics.peers.of(theirs.from).received_failures.add(1);
         tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
+    }
+    if ctx.presence.went(theirs.from, number) {
+        ctx.gone(theirs.from);
     }
 }
 
