@@ -79,15 +79,19 @@ impl<D: Disk> Member<D> {
 
 /// A leader with some puts, all of them in its tree.
 fn leader(dir: &Path) -> Member {
+    leader_with(dir, 300, 300)
+}
+
+fn leader_with(dir: &Path, puts: u64, value_bytes: usize) -> Member {
     let mut member = Member::boot(dir, LEADER);
     for _ in 0..50 {
         member.turn(Vec::new());
     }
     assert_eq!(member.engine.view().leader, LEADER);
-    for id in 0..300 {
+    for id in 0..puts {
         let put = PutRequest {
             key: format!("key{id}").into(),
-            value: vec![b'v'; 300].into(),
+            value: vec![b'v'; value_bytes].into(),
             ..PutRequest::default()
         };
         let request = InternalRaftRequest {
@@ -183,6 +187,62 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
     assert!(!dirs.1.path().join(INCOMING).exists());
     let again = Member::boot(dirs.1.path(), FOLLOWER);
     assert_same(&again.engine, &leader.engine);
+}
+
+#[test]
+fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
+    const PUTS: u64 = 5000;
+    const SLICE_ROWS: u64 = 1024;
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader_with(dirs.0.path(), PUTS, 10);
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
+    let heartbeat = || {
+        Event::Peer(Box::new(Message {
+            msg_type: MessageType::MsgHeartbeat,
+            from: LEADER,
+            to: FOLLOWER,
+            term: message.term,
+            ..Message::default()
+        }))
+    };
+    let mut events = vec![Event::SnapshotReceived(message.clone())];
+    let (mut turns, mut answered) = (0, 0);
+    loop {
+        let out = follower.turn(std::mem::take(&mut events));
+        answered += out.messages.iter().filter(|m| m.msg_type == MessageType::MsgHeartbeatResp).count() as u64;
+        if out.installed {
+            break;
+        }
+        if dirs.1.path().join(INCOMING).exists() {
+            continue;
+        }
+        assert!(out.more, "it goes on by itself");
+        assert_eq!(follower.engine.view().applied_index, 0, "the old state stands until the new one is whole");
+        turns += 1;
+        events.push(heartbeat());
+        assert!(turns < 1000, "it ends");
+    }
+    // Each row once for the index, each key once for its lease, and no more of either in a turn.
+    let least = 2 * PUTS / SLICE_ROWS;
+    assert!((least..least + 4).contains(&turns), "{turns} turns");
+    assert!(answered >= turns - 1, "{answered} heartbeats of {turns} were answered");
+    assert_same(&follower.engine, &leader.engine);
+    drop(follower);
+    assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn a_crash_while_the_state_is_read_is_finished_at_the_next_start() {
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader_with(dirs.0.path(), 3000, 10);
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let mut events = vec![Event::SnapshotReceived(receive(leader.engine.durable_root(), &mut follower.disk))];
+    while dirs.1.path().join(INCOMING).exists() {
+        assert!(!follower.turn(std::mem::take(&mut events)).installed, "it takes more than a turn");
+    }
+    drop(follower);
+    assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
 }
 
 #[test]
