@@ -183,7 +183,11 @@ fn a_downgrade_waits_until_every_member_is_known_to_apply_it() {
     assert_eq!(enable(&mut leader, 21, 0b11), None, "the other member would stop at it");
     assert_eq!(enable(&mut leader, 22, ENTRY_KINDS).as_deref(), Some("3.5.0"));
     let members = leader.engine.view().members.clone();
-    assert_eq!(members.cluster_version.as_deref(), Some("3.5.0"), "the leader follows it");
+    assert_eq!(
+        members.cluster_version.as_deref(),
+        Some("3.5.0"),
+        "the leader follows it"
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 const LEADER: u64 = 1;
 const FOLLOWER: u64 = 2;
+const PUTS_A_TURN: usize = 20;
 
 fn options(member_id: u64) -> MemberOptions {
     // The follower joins: it begins with nothing.
@@ -88,6 +89,7 @@ fn leader_with(dir: &Path, puts: u64, value_bytes: usize) -> Member {
         member.turn(Vec::new());
     }
     assert_eq!(member.engine.view().leader, LEADER);
+    let mut events = Vec::new();
     for id in 0..puts {
         let put = PutRequest {
             key: format!("key{id}").into(),
@@ -103,12 +105,16 @@ fn leader_with(dir: &Path, puts: u64, value_bytes: usize) -> Member {
             ..InternalRaftRequest::default()
         };
         let data = request.encode_to_vec().into();
-        member.turn(vec![Event::Request {
+        events.push(Event::Request {
             shard: 0,
             id: 1000 + id,
             request: Request::Propose { data },
-        }]);
+        });
+        if events.len() == PUTS_A_TURN {
+            member.turn(std::mem::take(&mut events));
+        }
     }
+    member.turn(events);
     member.settle();
     member
 }
@@ -210,7 +216,11 @@ fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
     let (mut turns, mut answered) = (0, 0);
     loop {
         let out = follower.turn(std::mem::take(&mut events));
-        answered += out.messages.iter().filter(|m| m.msg_type == MessageType::MsgHeartbeatResp).count() as u64;
+        answered += out
+            .messages
+            .iter()
+            .filter(|m| m.msg_type == MessageType::MsgHeartbeatResp)
+            .count() as u64;
         if out.installed {
             break;
         }
@@ -218,7 +228,11 @@ fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
             continue;
         }
         assert!(out.more, "it goes on by itself");
-        assert_eq!(follower.engine.view().applied_index, 0, "the old state stands until the new one is whole");
+        assert_eq!(
+            follower.engine.view().applied_index,
+            0,
+            "the old state stands until the new one is whole"
+        );
         turns += 1;
         events.push(heartbeat());
         assert!(turns < 1000, "it ends");
@@ -237,9 +251,15 @@ fn a_crash_while_the_state_is_read_is_finished_at_the_next_start() {
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader_with(dirs.0.path(), 3000, 10);
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
-    let mut events = vec![Event::SnapshotReceived(receive(leader.engine.durable_root(), &mut follower.disk))];
+    let mut events = vec![Event::SnapshotReceived(receive(
+        leader.engine.durable_root(),
+        &mut follower.disk,
+    ))];
     while dirs.1.path().join(INCOMING).exists() {
-        assert!(!follower.turn(std::mem::take(&mut events)).installed, "it takes more than a turn");
+        assert!(
+            !follower.turn(std::mem::take(&mut events)).installed,
+            "it takes more than a turn"
+        );
     }
     drop(follower);
     assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
