@@ -53,20 +53,34 @@ async fn a_downgrade_is_checked_begun_and_taken_back_on_any_member() {
 
     for action in [Validate, Enable] {
         let text = "etcdserver: wrong downgrade target version format";
-        refused(ask(&cluster.nodes[follower], action, "3.x").await, Code::InvalidArgument, text);
+        refused(
+            ask(&cluster.nodes[follower], action, "3.x").await,
+            Code::InvalidArgument,
+            text,
+        );
         let text = "etcdserver: invalid downgrade target version";
         for target in ["3.6.0", "3.4.0", "3.7", "2.5.0"] {
-            refused(ask(&cluster.nodes[follower], action, target).await, Code::InvalidArgument, text);
+            refused(
+                ask(&cluster.nodes[follower], action, target).await,
+                Code::InvalidArgument,
+                text,
+            );
         }
     }
     let node = &cluster.nodes[follower];
     assert_eq!(ask(node, Validate, "3.5").await.unwrap(), "3.6");
-    assert_eq!(ask(node, Cancel, "").await.unwrap(), "3.6", "there is none, and that is no error");
+    assert_eq!(
+        ask(node, Cancel, "").await.unwrap(),
+        "3.6",
+        "there is none, and that is no error"
+    );
     told_by_all(&cluster, "3.6.0", "").await;
 
     ask(node, Enable, "3.5.0").await.unwrap();
     // Until the leader has followed it is under way; behind that its target is no longer below.
-    let again = ask(&cluster.nodes[leader], Enable, "3.5.0").await.expect_err("it is under way");
+    let again = ask(&cluster.nodes[leader], Enable, "3.5.0")
+        .await
+        .expect_err("it is under way");
     let texts = [
         "etcdserver: cluster has a downgrade job in progress",
         "etcdserver: invalid downgrade target version",

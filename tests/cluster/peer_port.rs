@@ -42,7 +42,10 @@ async fn hundreds_of_silent_connections_to_the_peer_port_do_not_keep_members_out
         async move { closed >= SILENT - GUESTS_MAX }
     })
     .await;
-    assert!(!silent.iter_mut().rev().take(3).all(is_closed), "the newest are still borne");
+    assert!(
+        !silent.iter_mut().rev().take(3).all(is_closed),
+        "the newest are still borne"
+    );
     let process = cluster.nodes[leader].process.as_ref().expect("it runs");
     assert!(
         process.logged("connections to the peer port were closed", PATIENCE),
@@ -52,7 +55,10 @@ async fn hundreds_of_silent_connections_to_the_peer_port_do_not_keep_members_out
     cluster.nodes[leader].client().put("while", "they wait").await;
     cluster.nodes[back].start(true);
     cluster.leader().await;
-    assert_eq!(cluster.nodes[back].client().get("while").await, Some(b"they wait".to_vec()));
+    assert_eq!(
+        cluster.nodes[back].client().get("while").await,
+        Some(b"they wait".to_vec())
+    );
     let version = http(&cluster.nodes[leader].peer_endpoint(), "GET", "/version");
     assert_eq!(version.status, 200, "plain requests are let in, too");
     eventually("those that never say anything are closed", || {
@@ -67,9 +73,13 @@ async fn hundreds_of_silent_connections_to_the_peer_port_do_not_keep_members_out
 async fn a_plain_connection_may_take_its_time_between_two_requests() {
     let cluster = Cluster::start(1, &[]).await;
     let mut stream = TcpStream::connect(cluster.nodes[0].peer_endpoint()).expect("the port is open");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
     for _ in 0..2 {
-        stream.write_all(b"GET /raft/probing HTTP/1.1\r\nHost: x\r\n\r\n").expect("it takes bytes");
+        stream
+            .write_all(b"GET /raft/probing HTTP/1.1\r\nHost: x\r\n\r\n")
+            .expect("it takes bytes");
         let mut answer = vec![0; 1024];
         let read = stream.read(&mut answer).expect("an answer");
         assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"), "{:?}", &answer[..read]);

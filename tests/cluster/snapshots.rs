@@ -150,7 +150,9 @@ async fn a_large_snapshot_at_a_limited_rate_goes_in_pieces_while_puts_go_on() {
     cluster.nodes[away].kill_9();
     let client = cluster.nodes[leader].client();
     for number in 0..VALUES {
-        client.put(format!("large{number:03}"), vec![number as u8; VALUE_BYTES]).await;
+        client
+            .put(format!("large{number:03}"), vec![number as u8; VALUE_BYTES])
+            .await;
     }
     // The log is cut once the tree has the entries.
     pause_ms(500).await;
@@ -199,7 +201,9 @@ async fn a_large_snapshot_at_a_limited_rate_goes_in_pieces_while_puts_go_on() {
 /// Begins to send a snapshot as the member `from` would; the connection, once the member has the first piece.
 fn begin_transfer(to: &Node, cluster_id: u64, from: u64, to_id: u64) -> TcpStream {
     let mut stream = TcpStream::connect(to.peer_endpoint()).expect("the port is open");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
     let hello = Handshake {
         version: PROTOCOL_VERSION,
         min_version: PROTOCOL_MIN_VERSION,
