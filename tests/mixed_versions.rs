@@ -158,7 +158,7 @@ fn leases_are_revoked_in_batches_only_once_every_member_is_known_to_apply_them()
 #[test]
 fn a_downgrade_waits_until_every_member_is_known_to_apply_it() {
     let mut leader = Leader::new();
-    let mut enable = |leader: &mut Leader, id: u64, kinds: u64| {
+    let enable = |leader: &mut Leader, id: u64, kinds: u64| {
         leader.greet(kinds, "3.6.14");
         let request = InternalRaftRequest {
             header: Some(RequestHeader {

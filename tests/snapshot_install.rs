@@ -198,7 +198,7 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
 #[test]
 fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
     const PUTS: u64 = 5000;
-    const SLICE_ROWS: u64 = 1024;
+    let slice_rows = options(FOLLOWER).install_slice_rows as u64;
     let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let leader = leader_with(dirs.0.path(), PUTS, 10);
     let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
@@ -238,7 +238,7 @@ fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
         assert!(turns < 1000, "it ends");
     }
     // Each row once for the index, each key once for its lease, and no more of either in a turn.
-    let least = 2 * PUTS / SLICE_ROWS;
+    let least = 2 * PUTS / slice_rows;
     assert!((least..least + 4).contains(&turns), "{turns} turns");
     assert!(answered >= turns - 1, "{answered} heartbeats of {turns} were answered");
     assert_same(&follower.engine, &leader.engine);

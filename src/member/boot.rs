@@ -104,6 +104,8 @@ pub struct MemberOptions {
     pub tree_page_bytes: usize,
     /// The tree's file grows in steps of this size. Units: bytes.
     pub tree_growth_bytes: u64,
+    /// Rows, or keys, that one turn reads of a state that is taken over.
+    pub install_slice_rows: usize,
 }
 
 impl MemberOptions {

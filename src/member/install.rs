@@ -5,8 +5,8 @@
 //!
 //! 1. no commit of the tree is under way, and consensus takes the snapshot: entries that wait to be applied are void;
 //! 2. a marker goes into the write-ahead log;
-//! 3. the received file is renamed over the tree and opened, and all state in memory is read from it anew, in slices of
-//!    [`SLICE_ROWS`] rows, a turn each: meanwhile the member answers heartbeats, serves its old state and applies nothing;
+//! 3. the received file is renamed over the tree and opened, and all state in memory is read from it anew, in slices, a
+//!    turn each: meanwhile the member answers heartbeats, serves its old state and applies nothing;
 //! 4. consensus acknowledges the snapshot to the leader.
 //!
 //! A crash before 2 leaves the old state and a file that is thrown away. A crash between 2 and 3 is finished at the next
@@ -30,9 +30,6 @@ use super::{
 
 /// Where the pages of another member's tree are received, beside the tree.
 pub const INCOMING: &str = "tree.incoming";
-
-/// Rows, or keys, that one turn reads of a state that is taken over.
-const SLICE_ROWS: usize = 1024;
 
 /// A snapshot on its way into the member.
 #[derive(Default)]
@@ -90,15 +87,15 @@ impl Reading {
     }
 
     /// Reads one slice; true once all is read.
-    fn slice(&mut self) -> Result<bool, StoreError> {
+    fn slice(&mut self, rows_max: usize) -> Result<bool, StoreError> {
         if !self.has_rows {
-            self.has_rows = self.restoring.rows(SLICE_ROWS)?;
+            self.has_rows = self.restoring.rows(rows_max)?;
             return Ok(false);
         }
         let rows = &mut self.rows;
         Ok(self
             .restoring
-            .leased(SLICE_ROWS, &mut |key, lease| rows.attach(key, lease)))
+            .leased(rows_max, &mut |key, lease| rows.attach(key, lease)))
     }
 }
 
@@ -227,7 +224,11 @@ impl Engine {
     /// Reads one slice of the new state; once all is read, replaces the old one and says which snapshot it is.
     fn go_on(&mut self, disk: &mut dyn Disk) -> Result<Option<SnapshotMetadata>, Fault> {
         let mut reading = self.install.reading.take().expect("called while a state is read");
-        if !reading.slice().map_err(|error| Fault::Snapshot(error.to_string()))? {
+        let rows_max = self.member.options.install_slice_rows;
+        if !reading
+            .slice(rows_max)
+            .map_err(|error| Fault::Snapshot(error.to_string()))?
+        {
             self.install.reading = Some(reading);
             return Ok(None);
         }

@@ -35,8 +35,7 @@ impl RosterWriter {
         }
         let (dir, next, busy) = (self.dir.clone(), self.next.clone(), self.busy.clone());
         let task = async move {
-            loop {
-                let Some(text) = next.take() else { break };
+            while let Some(text) = next.take() {
                 let dir = dir.clone();
                 let written = glommio::executor().spawn_blocking(move || replace(&dir, &text)).await;
                 if let Err(error) = written {
