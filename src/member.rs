@@ -144,6 +144,8 @@ pub struct Member {
     forwards: forward::Forwards,
     renewals: renewals::Renewals,
     transfers: time_outs::Transfers,
+    /// This member leads and has applied all that former leaders decided of leases.
+    leases_settled: bool,
     /// When this member last came to lead; 0: never.
     elected_ns: u64,
     changes: reconfigure::Changes,
@@ -414,6 +416,7 @@ impl Member {
         if leads && !self.was_leader {
             self.elected_ns = self.now_ns;
             self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
+            self.leases_settled = mutant::on("leases_counted_too_soon");
             self.next_checkpoint_ns = self.now_ns + self.options.lease_checkpoint_interval_ns;
             self.checkpoint_from = None;
         }
@@ -424,6 +427,15 @@ impl Member {
         self.finish_transfers();
         if state.leader_id != 0 {
             self.announce();
+        }
+    }
+
+    /// Begins to count leases down anew once an entry of this leader's own is applied: before that, renewals that a former
+    /// leader answered may be in the log only, and a checkpoint from before them in the lessor.
+    fn settle_leases(&mut self) {
+        if self.was_leader && !self.leases_settled && self.applied.term == self.raft.term() {
+            self.leases_settled = true;
+            self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
         }
     }
 

@@ -53,6 +53,7 @@ impl Member {
         };
         self.applied.index = entry.index;
         self.applied.term = entry.term;
+        self.settle_leases();
         Ok(answer)
     }
 

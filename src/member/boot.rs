@@ -292,7 +292,7 @@ impl Engine {
         let founding = (is_new || !decreed.is_empty()).then(|| wal.append(first, Some(start.hard_state), None));
         let mut raft =
             RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
-        raft.hold_back(refill.is_some());
+        raft.hold_back(refill.is_some() && !mutant::on("refilling_member_leads"));
         let member = rows.into_member(options, raft, store, applied, metrics, now_ns);
         Ok(Engine::assemble(member, wal, tree, founding, refill))
     }
@@ -706,6 +706,7 @@ impl Rows {
             forwards: Default::default(),
             renewals: Default::default(),
             transfers: Default::default(),
+            leases_settled: false,
             elected_ns: 0,
             changes: Default::default(),
             refills: Vec::new(),
@@ -731,10 +732,14 @@ impl Member {
             alarms,
             members,
         } = rows;
-        self.lessor = lessor;
+        if !mutant::on("snapshot_without_leases") {
+            self.lessor = lessor;
+        }
         self.alarms = Arc::new(alarms);
         self.removed |= members.removed.contains(&self.options.member_id);
-        self.members = Arc::new(members);
+        if !mutant::on("snapshot_without_members") {
+            self.members = Arc::new(members);
+        }
         self.store = store;
         self.applied = applied;
         self.sealed.clear();

@@ -29,6 +29,8 @@ use super::{
 
 /// Entries applied in one turn before the others get theirs. Units: entries.
 pub(super) const APPLY_TURN_MAX: usize = 512;
+/// Rounds of consensus in one turn before the others get theirs; as a rule one or two do.
+const RAFT_ROUNDS_MAX: usize = 64;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
 /// Proposals held back while the tree or the log lags; more are refused.
@@ -340,7 +342,10 @@ impl Engine {
 
     fn run_raft(&mut self, out: &mut Outputs, now_ns: u64) -> Result<(), Fault> {
         let mut applied = self.apply_some(0)?;
-        while self.member.raft.has_ready() && applied < APPLY_TURN_MAX {
+        for _ in 0..RAFT_ROUNDS_MAX {
+            if !self.member.raft.has_ready() || applied >= APPLY_TURN_MAX {
+                break;
+            }
             let ready = self.member.raft.ready();
             if let Some(state) = ready.soft_state {
                 self.member.on_soft_state(state);

@@ -106,7 +106,7 @@ impl Engine {
     /// Whether the tree must stand still for a snapshot.
     pub(super) fn tree_stands_still(&self) -> bool {
         self.refill.is_some()
-            || self.install.under_way.is_some()
+            || (self.install.under_way.is_some() && !mutant::on("tree_moves_under_a_snapshot"))
             || (self.install.received.is_some() && self.committer.is_idle())
     }
 
@@ -159,7 +159,9 @@ impl Engine {
 
     /// Consensus wants the snapshot: what was committed before it and is not applied is void.
     pub(super) fn snapshot_taken(&mut self, token: PersistToken, metadata: SnapshotMetadata) {
-        self.to_apply.clear();
+        if !mutant::on("entries_outlive_a_snapshot") {
+            self.to_apply.clear();
+        }
         self.install.done = false;
         self.member.metrics.installing.set(1);
         self.install.under_way = Some((token, metadata));
@@ -244,7 +246,7 @@ impl Engine {
     pub(super) fn take_install_news(&mut self) -> (bool, bool) {
         (
             std::mem::take(&mut self.install.done),
-            std::mem::take(&mut self.install.installed),
+            std::mem::take(&mut self.install.installed) && !mutant::on("snapshot_untold"),
         )
     }
 }

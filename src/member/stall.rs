@@ -7,6 +7,7 @@
 //!
 //! Time counts in ticks that this member saw pass, one a turn: after a pause nothing is held against the disk.
 
+use raft::mutant;
 use storage::wal::{AppendToken, Space};
 
 use super::Engine;
@@ -53,6 +54,9 @@ impl Engine {
             );
             self.stall.stalled = true;
             self.dirty = true;
+            if mutant::on("stalled_leader_stays") {
+                return;
+            }
             self.member.raft.hold_back(true);
             self.member.resign();
         }

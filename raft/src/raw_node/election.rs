@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::RawNode;
 use super::succession::Succession;
 use crate::mutant;
-use crate::quorum::VoteResult;
+use crate::quorum::{JointConfig, VoteResult};
 use crate::types::{EntryType, Message, MessageType, Role};
 
 /// Marks the request for a vote of a campaign that the leader itself asked for: leases do not stop it.
@@ -123,7 +123,7 @@ impl RawNode {
                 .find(|(voter, _)| *voter == id)
                 .map(|(_, granted)| *granted)
         };
-        match self.tracker.config.voters.vote_result(answer) {
+        match self.electorate().vote_result(answer) {
             VoteResult::Won if self.role == Role::PreCandidate => self.campaign_for_vote(false),
             VoteResult::Won => self.become_leader(),
             VoteResult::Lost => self.become_follower(self.term, 0),
@@ -146,8 +146,19 @@ impl RawNode {
         let votes = self
             .tracker
             .get(self.config.id)
-            .is_some_and(|progress| !progress.is_learner);
+            .is_some_and(|progress| !progress.is_learner || mutant::on("learner_campaigns"));
         votes && !self.log.has_snapshot()
+    }
+
+    /// Those whose votes are asked for and count.
+    fn electorate(&self) -> JointConfig {
+        let mut voters = self.tracker.config.voters.clone();
+        if mutant::on("learner_votes") {
+            for learner in &self.tracker.config.learners {
+                voters.incoming.insert(*learner);
+            }
+        }
+        voters
     }
 
     /// Whether a committed configuration change still waits to take effect. A campaign under the old configuration could
@@ -188,7 +199,7 @@ impl RawNode {
     }
 
     fn request_votes(&mut self, msg_type: MessageType, term: u64, context: Bytes) {
-        for to in self.tracker.config.voters.ids() {
+        for to in self.electorate().ids() {
             if to == self.config.id {
                 continue;
             }
