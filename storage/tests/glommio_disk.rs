@@ -211,7 +211,10 @@ async fn writes_alone(root: &Path) {
     submit_block(&mut disk, file, 1, 2);
     assert!(disk.launch(|| true));
     glommio::executor().yield_now().await;
-    assert!(!disk.wait_for_lone(LONG), "nobody knows yet how long such a write takes");
+    assert!(
+        !disk.wait_for_lone(LONG),
+        "nobody knows yet how long such a write takes"
+    );
     end_all(&mut disk, 1).await;
 
     submit_block(&mut disk, file, 2, 3);

@@ -27,8 +27,9 @@ use glommio::{
 };
 
 use super::{
+    BLOCK_SIZE, Completion, Disk, DiskError, FileId, Op, OpenOptions, Output, Pages, StdDisk, Token, WriteBuf,
     lone::{Job, LONE_BYTES_MAX, LoneWriter},
-    BLOCK_SIZE, Completion, Disk, DiskError, FileId, Op, OpenOptions, Output, Pages, StdDisk, Token, WriteBuf, system,
+    system,
 };
 
 /// The file that tells what the file system can; stays in the root.
@@ -207,13 +208,26 @@ impl Lone {
             return Some((Op::Write { file, offset, data }, None));
         }
         let is_alone = alone && self.written.borrow().is_none() && Rc::strong_count(&self.on_ring) == 1;
-        let open = ring.for_lone.borrow().clone().filter(|_| is_alone && data.len() <= LONE_BYTES_MAX);
+        let open = ring
+            .for_lone
+            .borrow()
+            .clone()
+            .filter(|_| is_alone && data.len() <= LONE_BYTES_MAX);
         let Some(open) = open else {
             return Some((Op::Write { file, offset, data }, Some(self.on_ring.clone())));
         };
         ring.options.check_alignment(offset, data.len());
-        self.written.replace(Some(Written { file: ring, offset, len: data.len() }));
-        self.writer.begin(Job { token, file: open, offset, data });
+        self.written.replace(Some(Written {
+            file: ring,
+            offset,
+            len: data.len(),
+        }));
+        self.writer.begin(Job {
+            token,
+            file: open,
+            offset,
+            data,
+        });
         None
     }
 
@@ -318,7 +332,9 @@ impl RingFile {
         let handle = opened.map_err(|error| self.error("open", None, error))?;
         if self.options.direct_dsync {
             let again = handle.duplicate();
-            self.for_lone.replace(Some(Arc::new(again.map_err(|error| self.plain_error("open", None, &error))?)));
+            self.for_lone.replace(Some(Arc::new(
+                again.map_err(|error| self.plain_error("open", None, &error))?,
+            )));
         }
         self.handle.replace(Some(handle.clone()));
         Ok(handle)

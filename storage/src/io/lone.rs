@@ -289,7 +289,11 @@ mod tests {
         writer.begin(job(File::open(path).unwrap(), 0));
         assert!(writer.wait(Duration::from_secs(60)));
         let result = writer.take().expect("it has ended").result;
-        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF), "it is open for reading only");
+        assert_eq!(
+            result.unwrap_err().raw_os_error(),
+            Some(libc::EBADF),
+            "it is open for reading only"
+        );
     }
 
     #[test]
