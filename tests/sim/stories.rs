@@ -263,3 +263,39 @@ fn leases_are_not_ended_by_what_a_former_leader_decided() {
         "it was applied, to no effect"
     );
 }
+
+#[test]
+fn requests_to_a_former_leader_do_not_go_to_and_fro() {
+    let near = Weather {
+        net_ns: 100_000,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(near, 29);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let (asker, heir) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    // The asker hears nothing of the new leader, and the former one answers that it leads no more.
+    cluster.cut.extend([(asker, heir), (heir, asker)]);
+    cluster.ask(leader, Ask::MoveLeader(cluster.hosts[heir].id));
+    go_on(&mut cluster, 50 * MS);
+    assert_eq!(cluster.leader(), Some(heir));
+    let former = cluster.hosts[leader].id;
+    assert_eq!(cluster.hosts[asker].up().view.leader, former);
+    let before = cluster.counts.turns;
+    for _ in 0..20 {
+        cluster.ask(asker, Ask::Renew(7));
+        go_on(&mut cluster, MS);
+    }
+    go_on(&mut cluster, 480 * MS);
+    let turns = cluster.counts.turns - before;
+    assert_eq!(
+        cluster.hosts[asker].up().view.leader,
+        former,
+        "it has heard of no other"
+    );
+    assert!(turns < 500, "{turns} turns in half a second of three members");
+    cluster.cut.clear();
+    go_on(&mut cluster, 5 * SEC);
+    assert!(cluster.pending.is_empty(), "the new leader answers them");
+}

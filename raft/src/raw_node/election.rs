@@ -53,10 +53,13 @@ impl RawNode {
         } else {
             MessageType::MsgVoteResp
         };
+        let commit = self.log.committed();
         let mut answer = Message {
             msg_type,
             to: message.from,
             term: self.term,
+            commit,
+            log_term: self.log.term(commit).unwrap_or(0),
             reject: !grant,
             ..Default::default()
         };
@@ -74,23 +77,19 @@ impl RawNode {
                 }
                 self.send_when_durable(answer);
             }
-            (false, _) => {
-                answer.commit = self.log.committed();
-                answer.log_term = self.log.term(answer.commit).unwrap_or(0);
-                self.send(answer);
-            }
+            (false, _) => self.send(answer),
         }
     }
 
-    /// Learns from a refused vote what the voter knows to be committed.
+    /// Learns from the answer of a voter, be it yes or no, what that voter knows to be committed.
     ///
-    /// A configuration takes effect when it is applied, so a candidate may need the vote of a member that was removed since,
-    /// and whose log is longer: neither could ever lead. The commit index lets the candidate apply the change. The message
-    /// has the fields for it; etcd-raft leaves them empty.
-    pub(super) fn learn_commit_from_refusal(&mut self, message: &Message) {
-        let refused =
-            matches!(message.msg_type, MessageType::MsgVoteResp | MessageType::MsgPreVoteResp) && message.reject;
-        if !refused || message.commit <= self.log.committed() || self.role == Role::Leader || self.log.has_snapshot() {
+    /// A configuration takes effect when it is applied. A candidate that has a change in its log and does not know it to be
+    /// committed asks for votes under the old configuration: of a member that was removed since and whose log is longer,
+    /// or of more members than are left, while those that know of the change have shorter logs. Nobody could ever lead. The
+    /// commit index lets the candidate apply the change. The message has the fields for it; etcd-raft leaves them empty.
+    pub(super) fn learn_commit_from_vote(&mut self, message: &Message) {
+        let answers = matches!(message.msg_type, MessageType::MsgVoteResp | MessageType::MsgPreVoteResp);
+        if !answers || message.commit <= self.log.committed() || self.role == Role::Leader || self.log.has_snapshot() {
             return;
         }
         // The same entry at that index means the same log up to it.
