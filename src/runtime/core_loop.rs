@@ -307,7 +307,7 @@ impl Core {
         self.reply(out.replies);
         if out.more {
             // Behind what was sent, and not waited for.
-            self.disk.launch(|| false);
+            self.disk.launch(false);
         }
         out.more
     }
@@ -354,12 +354,10 @@ impl Core {
 
     /// Waits for a request, the end of a write, or time.
     async fn wait(&mut self, events: &mut Vec<Event>) {
-        let (quiet, is_lone) = (&mut self.quiet, self.taken <= 1);
-        if self.disk.launch(|| is_lone && quiet.is_quiet()) {
+        if self.disk.launch(self.taken <= 1) {
             // What this turn has sent goes out first, and then the write begins.
             glommio::executor().yield_now().await;
-            let disk = &self.disk;
-            if self.inbox.try_recv_batch(events) > 0 || quiet.spin(|| disk.wait_for_lone(LONE_WRITE_PATIENCE)) {
+            if self.inbox.try_recv_batch(events) > 0 || self.spins_for_the_log() {
                 return;
             }
         }
@@ -375,6 +373,12 @@ impl Core {
             }
         })
         .await;
+    }
+
+    /// Spins while a write of the log that is alone is under way; true when it has ended.
+    fn spins_for_the_log(&mut self) -> bool {
+        let disk = &self.disk;
+        self.quiet.is_quiet() && self.quiet.spin(|| disk.wait_for_lone(LONE_WRITE_PATIENCE))
     }
 
     /// Everything acknowledged into the tree, so that the next start has nothing to replay.

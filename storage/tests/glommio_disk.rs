@@ -203,13 +203,13 @@ async fn writes_alone(root: &Path) {
     };
     let file = open(&mut disk, "log", durable).await;
     submit_block(&mut disk, file, 0, 1);
-    assert!(disk.launch(|| true), "it may be alone");
+    assert!(disk.launch(true), "it may be alone");
     glommio::executor().yield_now().await;
     assert!(!disk.wait_for_lone(LONG), "the first write opens the file on the ring");
     end_all(&mut disk, 1).await;
 
     submit_block(&mut disk, file, 1, 2);
-    assert!(disk.launch(|| true));
+    assert!(disk.launch(true));
     glommio::executor().yield_now().await;
     assert!(
         !disk.wait_for_lone(LONG),
@@ -218,7 +218,7 @@ async fn writes_alone(root: &Path) {
     end_all(&mut disk, 1).await;
 
     submit_block(&mut disk, file, 2, 3);
-    assert!(disk.launch(|| true));
+    assert!(disk.launch(true));
     glommio::executor().yield_now().await;
     assert!(disk.wait_for_lone(LONG), "now it does");
     submit_block(&mut disk, file, 3, 4);
@@ -227,13 +227,13 @@ async fn writes_alone(root: &Path) {
     // Those that are under way together are the ring's, and so is one that comes while another is with the thread.
     submit_block(&mut disk, file, 4, 5);
     submit_block(&mut disk, file, 5, 6);
-    assert!(!disk.launch(|| true));
+    assert!(!disk.launch(true));
     end_all(&mut disk, 2).await;
     submit_block(&mut disk, file, 6, 7);
-    assert!(disk.launch(|| true));
+    assert!(disk.launch(true));
     glommio::executor().yield_now().await;
     submit_block(&mut disk, file, 7, 8);
-    assert!(disk.launch(|| true));
+    assert!(disk.launch(true));
     end_all(&mut disk, 2).await;
 
     let (len, offset) = (8 * 4096, 0);

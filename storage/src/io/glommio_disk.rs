@@ -121,7 +121,7 @@ impl GlommioDisk {
     ///
     /// Dropping the future loses nothing. The disk stays free for use: the future does not borrow it.
     pub fn completed(&self) -> impl Future<Output = ()> + use<> {
-        self.launch(|| false);
+        self.launch(false);
         let (ended, lone) = (self.ended.clone(), self.lone.clone());
         std::future::poll_fn(move |context| {
             let mut ended = ended.borrow_mut();
@@ -136,13 +136,12 @@ impl GlommioDisk {
     }
 
     /// Starts what was submitted, behind the tasks that are ready now; true when it may be worth to
-    /// [wait](Self::wait_for_lone) once those have run. `alone`, asked about a single operation: whether the caller has
-    /// nothing else to do until it is done.
+    /// [wait](Self::wait_for_lone) once those have run. `alone`: the caller has nothing else for the disk soon.
     ///
     /// Without this it starts when [`completed`](Self::completed) or [`Disk::poll`] is called.
-    pub fn launch(&self, alone: impl FnOnce() -> bool) -> bool {
+    pub fn launch(&self, alone: bool) -> bool {
         let pending = self.pending.take();
-        let alone = pending.len() == 1 && alone();
+        let alone = alone && pending.len() == 1;
         pending.into_iter().for_each(|(token, op)| self.start(token, op, alone));
         alone
     }
@@ -460,7 +459,7 @@ impl Disk for GlommioDisk {
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {
-        self.launch(|| false);
+        self.launch(false);
         completions.extend(self.lone.take());
         completions.append(&mut self.ended.borrow_mut().completions);
     }
