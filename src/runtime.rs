@@ -21,6 +21,7 @@ mod identity;
 mod options;
 mod peer_http;
 mod peers;
+mod quiet;
 mod roster;
 mod shard_loop;
 

@@ -20,6 +20,7 @@ use super::{
     now_ns, options,
     pause::{Turn, breathe},
     peers::Peers,
+    quiet::Quiet,
     roster::RosterWriter,
     shard_loop, unix_ms,
 };
@@ -37,6 +38,9 @@ const LAG_MESSAGES: usize = 4096;
 const TICK_MIN: Duration = Duration::from_millis(1);
 /// The longest.
 const TICK_MAX: Duration = Duration::from_millis(100);
+/// So long the core may spin for a write of the log when there is nothing else to do. A disk that takes longer is waited
+/// for asleep.
+const LONE_WRITE_PATIENCE: Duration = Duration::from_micros(300);
 /// A stopping core gives the tree this long to take everything in.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
@@ -60,6 +64,9 @@ struct Core {
     shards: Vec<ToShard>,
     bell: Bell,
     deadline_ns: Rc<Cell<u64>>,
+    /// How many events the last turn took.
+    taken: usize,
+    quiet: Quiet,
     /// When a member that stops no longer waits for another to lead; none before the stop.
     resigned_ns: Option<u64>,
 }
@@ -165,6 +172,8 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             shards,
             bell,
             deadline_ns,
+            taken: 0,
+            quiet: Quiet::default(),
             resigned_ns: None,
         },
         seeds,
@@ -283,6 +292,7 @@ impl Core {
     /// One turn of the engine; true when another should follow soon.
     fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         self.inbox.try_recv_batch(events);
+        self.taken = events.len();
         let mut out = Outputs::default();
         if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
             tracing::error!(%fault, "the member stops");
@@ -313,6 +323,10 @@ impl Core {
             let _ = self.shards[0].sender.send(FromCore::HashForCompaction(store, revision));
         }
         self.reply(out.replies);
+        if out.more {
+            // Behind what was sent, and not waited for.
+            self.disk.launch(false);
+        }
         out.more
     }
 
@@ -358,6 +372,13 @@ impl Core {
 
     /// Waits for a request, the end of a write, or time.
     async fn wait(&mut self, events: &mut Vec<Event>) {
+        if self.disk.launch(self.taken <= 1) {
+            // What this turn has sent goes out first, and then the write begins.
+            glommio::executor().yield_now().await;
+            if self.inbox.try_recv_batch(events) > 0 || self.spins_for_the_log() {
+                return;
+            }
+        }
         let mut completed = pin!(self.disk.completed());
         poll_fn(|cx| {
             let mail = self.inbox.poll_recv_batch(cx, events).is_ready();
@@ -370,6 +391,12 @@ impl Core {
             }
         })
         .await;
+    }
+
+    /// Spins while a write of the log that is alone is under way; true when it has ended.
+    fn spins_for_the_log(&mut self) -> bool {
+        let disk = &self.disk;
+        self.quiet.is_quiet() && self.quiet.spin(|| disk.wait_for_lone(LONE_WRITE_PATIENCE))
     }
 
     /// Everything acknowledged into the tree, so that the next start has nothing to replay.

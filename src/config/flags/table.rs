@@ -67,7 +67,7 @@ pub const FLAGS: &[Flag] = &[
     flag("log-outputs", Text, "default", Logging, Effective, "default, stderr or stdout; default is stderr."),
     flag("log-level", Text, "info", Logging, Effective, "debug, info, warn, error, panic or fatal; the last two are the same as error."),
     flag("log-format", Text, "json", Logging, Effective, "json or console."),
-    flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota, at most 8."),
+    flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota: 1 for two CPUs, else at most 8."),
     flag("wal-segment-bytes", Uint, "0", Etcore, Effective, "Size of a segment of the write-ahead log; 0 is 64 MiB, less on a small disk."),
     flag("snapshot-send-rate", Uint, "0", Etcore, Effective, "Bytes a second at which a member that lags is sent a snapshot; 0 is no limit."),
     flag("resolv-conf", Text, "/etc/resolv.conf", Etcore, Effective, "File that names the DNS servers --discovery-srv asks; [ADDRESS]:PORT is understood."),
