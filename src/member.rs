@@ -27,6 +27,7 @@ mod membership;
 mod reconfigure;
 mod refill;
 mod renewals;
+mod roster;
 mod stall;
 mod time_outs;
 mod transfer;
@@ -46,7 +47,7 @@ use prost::Message as _;
 use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
-pub use abilities::ENTRY_KINDS;
+pub use abilities::{ENTRY_KINDS, is_downgrade, major_minor};
 pub use apply::{CORRUPT, Fault, NOSPACE};
 pub use auto_compaction::AutoCompaction;
 pub use boot::{BootError, MemberOptions};
@@ -61,6 +62,7 @@ pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
 pub use refill::DAMAGED;
+pub use roster::{ROSTER, Roster};
 pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Defrag, Published, View};
 
@@ -185,6 +187,7 @@ impl Member {
                 entry_kinds,
                 etcd_version,
             } => self.abilities.note(id, entry_kinds, &etcd_version),
+            Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
@@ -203,6 +206,13 @@ impl Member {
                     .insert(id, (shard, self.now_ns + self.options.request_timeout_ns));
                 self.batch.push(data);
                 self.batch_ids.push(id);
+            }
+            Request::ProposeDowngrade { data } => {
+                let me = self.options.member_id;
+                match self.abilities.all_apply(&self.members, me, abilities::DOWNGRADE) {
+                    true => self.request(shard, id, Request::Propose { data }),
+                    false => refuse(self, Refusal::NotCapable),
+                }
             }
             Request::ReadBarrier => self.wait_for_round(WaitingRead {
                 asker: Asker::Shard(shard, id),
@@ -450,7 +460,8 @@ impl Member {
         let lowest = self.abilities.lowest_version(&self.members, self.options.member_id);
         let waited = self.now_ns >= self.elected_ns + VERSION_WAIT_NS;
         let current = self.members.cluster_version.as_deref();
-        if let Some(ver) = abilities::decide_version(current, lowest, waited) {
+        let target = self.members.downgrade_target.as_deref();
+        if let Some(ver) = abilities::decide_version(current, lowest, waited, target) {
             tracing::info!(from = current, to = ver, "setting the cluster's version");
             let request = net::pb::membershippb::ClusterVersionSetRequest { ver };
             self.propose_own(InternalRaftRequest {

@@ -55,6 +55,7 @@ pub(super) enum EntryField {
     LeaseGrant = 8,
     LeaseRevoke = 9,
     Alarm = 10,
+    DowngradeInfoSet = 1302,
 }
 
 /// `InternalRaftRequest.header`.
@@ -314,6 +315,7 @@ impl Api {
             Ok(request) => request,
             Err(failure) => {
                 self.hub.close(key);
+                self.setup.metrics.watch_receive_failures.add(1);
                 return self.fail_on(key, failure, wire);
             }
         };

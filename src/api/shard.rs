@@ -448,7 +448,7 @@ impl Api {
             Method::HealthCheck => self.health_check(key, message, wire),
             Method::HealthList => self.health_list(key, message, wire),
             Method::HealthWatch => self.health_watch(key, message, wire),
-            Method::Downgrade => self.downgrade(key, message, wire),
+            Method::Downgrade => self.downgrade(key, message),
             Method::Authenticate => Err(status::AUTH_NOT_ENABLED),
             other => {
                 let info = other.info();

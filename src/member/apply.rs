@@ -18,7 +18,7 @@ use super::{
     Member, Refusal,
     event::{Outcome, RequestId},
     lessor::LeaseError,
-    membership::Membership,
+    membership::{DowngradeRow, Membership},
     txn::{Applied, ApplyError, Writer},
 };
 
@@ -119,6 +119,10 @@ impl Member {
         }
         if let Some(version) = request.cluster_version_set {
             self.set_cluster_version(version.ver);
+            return Ok(Outcome::Done);
+        }
+        if let Some(downgrade) = request.downgrade_info_set {
+            self.set_downgrade(downgrade);
             return Ok(Outcome::Done);
         }
         if let Some(attributes) = request.cluster_member_attr_set {
@@ -268,6 +272,18 @@ impl Member {
         self.store
             .bucket_put(Bucket::Cluster, b"clusterVersion", version.as_bytes());
         Arc::make_mut(&mut self.members).cluster_version = Some(version);
+    }
+
+    fn set_downgrade(&mut self, request: membershippb::DowngradeInfoSetRequest) {
+        let (enabled, target) = (request.enabled, request.ver);
+        tracing::info!(enabled, target, "the cluster's downgrade changes");
+        let row = DowngradeRow {
+            target: target.clone(),
+            enabled,
+        };
+        let row = serde_json::to_vec(&row).expect("it is plain data");
+        self.store.bucket_put(Bucket::Cluster, b"downgrade", &row);
+        Arc::make_mut(&mut self.members).downgrade_target = enabled.then_some(target);
     }
 
     fn set_attributes(&mut self, request: membershippb::ClusterMemberAttrSetRequest) {

@@ -316,4 +316,12 @@ async fn bad_downgrade_targets_are_refused() {
     refused(validate("nonsense").await, Code::InvalidArgument, text);
     let text = "etcdserver: invalid downgrade target version";
     refused(validate("3.1.0").await, Code::InvalidArgument, text);
+    refused(validate("3.6.0").await, Code::InvalidArgument, text);
+    assert_eq!(validate("3.5").await.unwrap().into_inner().version, "3.6");
+    let request = DowngradeRequest {
+        action: 7,
+        version: "3.5".into(),
+    };
+    let answer = client.maintenance.clone().downgrade(request).await;
+    refused(answer, Code::Unknown, "etcdserver: unknown method");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcore::{
     api::past::{ViewPast, events},
-    member::{BootError, Outputs, Published},
+    member::{BootError, Event, Outputs, Published},
 };
 use raft::{Message, MessageType};
 use storage::io::sim::Rng;
@@ -31,6 +31,8 @@ pub enum Action {
     Release(usize, u64),
     /// From a machine to a member.
     Deliver(usize, u64, Payload),
+    /// A life of a machine's member takes another member for gone.
+    Gone(usize, u64, u64),
     /// Members look at their links.
     Links,
     /// The next piece of a snapshot.
@@ -246,6 +248,12 @@ impl Cluster {
             }
             Action::Deliver(from, to, payload) => {
                 self.deliver(from, to, payload);
+                Ok(())
+            }
+            Action::Gone(index, life, id) => {
+                if self.hosts[index].life == life {
+                    self.tell(index, Event::Gone(id));
+                }
                 Ok(())
             }
             Action::Links => {
@@ -534,6 +542,7 @@ impl Cluster {
             "process killed"
         });
         self.note(|| format!("m{index} crashes, power {power:?}"));
+        self.let_notice(index);
         self.hosts[index].crash(power);
         self.forget_clients(index);
         let down_ns = if self.calm {

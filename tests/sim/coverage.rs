@@ -62,6 +62,7 @@ const OPTIONS: &[&str] = &[
 
 const EVENTS: &[&str] = &[
     "disk stalls noticed",
+    "ends noticed",
     "leadership given up for a stalled disk",
     "learners found not to be ready",
     "members joined",
@@ -84,6 +85,7 @@ const FAULTS: &[&str] = &[
     "disk lost",
     "disk stall",
     "failing disk call",
+    "false alarm of an end",
     "full disk",
     "leader transfer",
     "link cut one way",

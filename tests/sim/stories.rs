@@ -105,6 +105,67 @@ fn a_leader_that_stood_still_serves_no_old_reads() {
     assert!(cluster.pending.is_empty(), "it answers, with the newest state");
 }
 
+/// A cluster whose election time-out is ten seconds at least.
+fn slow_to_elect(members: u64, seed: u64) -> Cluster {
+    let mut cluster = healthy_in(
+        Weather {
+            tick_ns: SEC,
+            ..Weather::fair(members)
+        },
+        seed,
+    );
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    put(&mut cluster, leader);
+    go_on(&mut cluster, 2 * SEC);
+    cluster
+}
+
+fn term(cluster: &Cluster, index: usize) -> u64 {
+    cluster.hosts[index].up.as_ref().expect("it is up").view.term
+}
+
+#[test]
+fn a_leader_that_is_seen_to_end_is_succeeded_without_waiting_for_the_time_out() {
+    for (members, seed) in (0..12).flat_map(|seed| [(3, seed), (5, seed)]) {
+        let mut cluster = slow_to_elect(members, seed);
+        let old = cluster.leader().expect("a healthy cluster has a leader");
+        let before = term(&cluster, old);
+        // They notice at different times, some of them after they were asked for a vote already.
+        cluster.weather.noticed = 100;
+        cluster.crash(old).unwrap();
+        cluster.hosts[old].stands = false;
+        go_on(&mut cluster, 1200 * MS);
+        let new = cluster
+            .leader()
+            .unwrap_or_else(|| panic!("{members} members, seed {seed}: nobody leads"));
+        assert_ne!(new, old);
+        assert_eq!(term(&cluster, new), before + 1, "one election is enough");
+        put(&mut cluster, new);
+    }
+}
+
+#[test]
+fn a_false_alarm_costs_a_follower_a_heartbeat_and_the_cluster_nothing() {
+    for (members, seed) in [(3, 1), (3, 2), (5, 3)] {
+        let mut cluster = slow_to_elect(members, seed);
+        let leader = cluster.leader().expect("a healthy cluster has a leader");
+        let (id, before) = (cluster.hosts[leader].id, term(&cluster, leader));
+        for index in (0..cluster.hosts.len()).filter(|index| *index != leader) {
+            if cluster.hosts[index].up.is_none() {
+                continue;
+            }
+            cluster.take_for_gone(index, id, 0);
+            go_on(&mut cluster, 100 * MS);
+            let view = cluster.hosts[index].up().view.clone();
+            assert_eq!((view.leader, view.term), (0, before), "it believes what it was told");
+            go_on(&mut cluster, 2 * SEC);
+            assert_eq!(cluster.leader(), Some(leader));
+            let view = cluster.hosts[index].up().view.clone();
+            assert_eq!((view.leader, view.term), (id, before), "it follows again");
+        }
+    }
+}
+
 #[test]
 fn reads_without_a_quorum_do_not_breed_messages() {
     let mut cluster = healthy(3, 13);

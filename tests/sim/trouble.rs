@@ -242,7 +242,8 @@ impl Cluster {
             (weather.partition, 5),
             (weather.transfer, 6),
             (weather.disk_stall, 7),
-            (weather.tree_rot, 8),
+            (weather.false_alarm, 8),
+            (weather.tree_rot, 9),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         if total == 0 {
@@ -268,7 +269,8 @@ impl Cluster {
             Some(4) => self.bend_clock(index),
             Some(5) => self.partition(index),
             Some(7) => self.stall_disk(index),
-            Some(8) => return self.rot_tree(index),
+            Some(8) => self.alarm(index),
+            Some(9) => return self.rot_tree(index),
             _ => self.transfer(index),
         }
         Ok(())
@@ -376,6 +378,25 @@ impl Cluster {
         let most = self.rng.pick(&[500, 5000, 15_000]);
         let after_ns = self.rng.between(50, most) * MS;
         self.plan(after_ns, Action::Heal);
+    }
+
+    /// A member, or each of them, believes that a living one has ended, its leader as a rule.
+    fn alarm(&mut self, index: usize) {
+        let alleged = match self.leader() {
+            Some(leader) if self.rng.percent(90) => leader,
+            _ => self.some_machine(),
+        };
+        let everybody = self.rng.percent(30);
+        let id = self.hosts[alleged].id;
+        if self.hosts[alleged].up.is_none() {
+            return;
+        }
+        self.fault("false alarm of an end");
+        self.note(|| format!("m{alleged} is taken for gone, by all: {everybody}"));
+        for other in (0..self.hosts.len()).filter(|other| everybody || *other == index) {
+            let after_ns = self.rng.between(0, 5 * MS);
+            self.take_for_gone(other, id, after_ns);
+        }
     }
 
     fn transfer(&mut self, index: usize) {

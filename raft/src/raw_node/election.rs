@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::RawNode;
+use super::succession::Succession;
 use crate::mutant;
 use crate::quorum::{JointConfig, VoteResult};
 use crate::types::{EntryType, Message, MessageType, Role};
@@ -20,6 +21,7 @@ impl RawNode {
             self.election_elapsed = 0;
             self.start_campaign(false);
         }
+        self.tick_succession();
     }
 
     /// Campaigns, if this member may lead.
@@ -68,6 +70,7 @@ impl RawNode {
                 // The asker counts grants of the term it asked about; ours may be far behind.
                 answer.term = message.term;
                 self.send(answer);
+                self.yield_to(message.from);
             }
             (true, false) => {
                 self.election_elapsed = 0;
@@ -77,7 +80,12 @@ impl RawNode {
                 }
                 self.send_when_durable(answer);
             }
-            (false, _) => self.send(answer),
+            (false, _) => {
+                self.send(answer);
+                if pre_vote && may_vote {
+                    self.succeed_instead();
+                }
+            }
         }
     }
 
@@ -165,6 +173,7 @@ impl RawNode {
         self.role = Role::PreCandidate;
         self.leader_id = 0;
         self.votes.clear();
+        self.succession = Succession::default();
         self.request_votes(MessageType::MsgPreVote, self.term + 1, Bytes::new());
         self.record_vote(self.config.id, true);
     }
@@ -249,6 +258,7 @@ impl RawNode {
         self.uncommitted_bytes = 0;
         self.append_due = false;
         self.votes.clear();
+        self.succession = Succession::default();
         self.reads.clear();
         self.tracker.reset(self.log.last_index());
     }

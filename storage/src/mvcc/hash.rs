@@ -6,7 +6,7 @@
 
 use raft::mutant;
 
-use super::{Interval, Kv, Revision, RowKey, RowName, StoreError, StoreView, index::Moment, restore::bad_row};
+use super::{Interval, Kv, RowKey, RowName, StoreError, StoreView, index::Moment, restore::bad_row};
 use crate::buckets::{Bucket, meta};
 
 /// The answer of `HashKV`.

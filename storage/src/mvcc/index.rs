@@ -356,11 +356,13 @@ impl Index {
 
     /// Every key that exists now and has a lease.
     pub fn leased(&self) -> impl Iterator<Item = (&[u8], i64)> {
-        let with_lease = |entry: &&Entry| entry.lease != 0;
-        self.map
-            .iter_from(b"")
-            .filter(with_lease)
-            .map(|entry| (entry.key.as_slice(), entry.lease))
+        self.leases_from(b"").filter(|(_, lease)| *lease != 0)
+    }
+
+    /// Every key from `from` on, with its lease; 0 for none.
+    pub fn leases_from<'m>(&'m self, from: &[u8]) -> impl Iterator<Item = (&'m [u8], i64)> + use<'m> {
+        let entries = self.map.iter_from(from);
+        entries.map(|entry| (entry.key.as_slice(), entry.lease))
     }
 
     /// Whether a compaction at `main` leaves this revision of the key.
