@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
+use raft::mutant;
 use storage::failpoint;
 
 use super::{
@@ -115,7 +116,8 @@ impl Member {
         }
         let (now, leader, leads) = (self.now_ns, self.raft.leader_id(), self.raft.is_leader());
         let due = |forward: &Forward| {
-            let elsewhere = forward.sent_to != 0 && forward.sent_to != leader;
+            let told = forward.sent_to != 0 || mutant::on("refusal_forgotten");
+            let elsewhere = told && forward.sent_to != leader;
             leads || forward.deadline_ns <= now || forward.next_try_ns <= now || elsewhere
         };
         let waiting = self.forwards.waiting.iter();

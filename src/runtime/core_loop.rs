@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -20,6 +21,7 @@ use super::{
     pause::{Turn, breathe},
     peers::Peers,
     quiet::Quiet,
+    roster::RosterWriter,
     shard_loop, unix_ms,
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     bell::Bell,
     config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
-    member::{Engine, Event, Outputs, Published, Reply, View},
+    member::{Engine, Event, MemberInfo, Outputs, Published, Reply, Roster, View},
 };
 
 /// A shard whose mailbox holds this many messages gets no more blocks: it reads history instead.
@@ -58,6 +60,7 @@ struct Core {
     slot: Slot<View>,
     inbox: Receiver<Event>,
     peers: Peers,
+    roster: RosterWriter,
     shards: Vec<ToShard>,
     bell: Bell,
     deadline_ns: Rc<Cell<u64>>,
@@ -76,7 +79,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
         Ok((mut core, seeds)) => match start_shards(&shared, alone, seeds) {
             Ok(intakes) => {
                 // Other members are let in at once: without them there may be no leader.
-                let door = peer_door(intakes.clone(), core.peers.door());
+                let door = peer_door(intakes.clone(), shared.connections_max, core.peers.door());
                 let acceptor = match Acceptor::start(peer_listeners, vec![door], usize::MAX) {
                     Ok(acceptor) => acceptor,
                     Err(error) => return drop(ready.send(Err(StartError::Executor(error.to_string())))),
@@ -141,11 +144,16 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             from_core,
         });
     }
-    let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
+    let mut first = by_id(birth.members.clone());
+    if engine.is_refilling() {
+        // Flags may have changed since; what the tree knew is beside it.
+        let known = Roster::read(&mut disk).map_err(|error| failed(error.into()))?;
+        first.extend(by_id(known.members));
+    }
     let mut peers = Peers::new(
         birth.identity,
-        path.clone(),
-        first.collect(),
+        &shared.config,
+        first,
         to_core,
         shared.core_metrics.clone(),
     );
@@ -160,6 +168,7 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             slot,
             inbox,
             peers,
+            roster: RosterWriter::new(path.clone()),
             shards,
             bell,
             deadline_ns,
@@ -169,6 +178,12 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
         },
         seeds,
     ))
+}
+
+/// The peer URLs of each.
+fn by_id(members: Vec<MemberInfo>) -> BTreeMap<u64, Vec<String>> {
+    let members = members.into_iter();
+    members.map(|member| (member.id, member.peer_urls)).collect()
 }
 
 /// Rings when the engine's next deadline has come.
@@ -296,7 +311,10 @@ impl Core {
             self.publish(published, out.installed);
         }
         if out.snapshot_done {
-            self.peers.snapshot_done();
+            self.peers.snapshot_done(out.installed);
+        }
+        if let Some(text) = out.roster {
+            self.roster.write(text);
         }
         if out.removed && !self.shared.stop.swap(true, Ordering::SeqCst) {
             tracing::error!("this member was removed from the cluster for good; it stops");

@@ -5,8 +5,9 @@
 use bytes::Bytes;
 
 use super::RawNode;
+use super::succession::Succession;
 use crate::mutant;
-use crate::quorum::VoteResult;
+use crate::quorum::{JointConfig, VoteResult};
 use crate::types::{EntryType, Message, MessageType, Role};
 
 /// Marks the request for a vote of a campaign that the leader itself asked for: leases do not stop it.
@@ -20,6 +21,7 @@ impl RawNode {
             self.election_elapsed = 0;
             self.start_campaign(false);
         }
+        self.tick_succession();
     }
 
     /// Campaigns, if this member may lead.
@@ -68,6 +70,7 @@ impl RawNode {
                 // The asker counts grants of the term it asked about; ours may be far behind.
                 answer.term = message.term;
                 self.send(answer);
+                self.yield_to(message.from);
             }
             (true, false) => {
                 self.election_elapsed = 0;
@@ -77,7 +80,12 @@ impl RawNode {
                 }
                 self.send_when_durable(answer);
             }
-            (false, _) => self.send(answer),
+            (false, _) => {
+                self.send(answer);
+                if pre_vote && may_vote {
+                    self.succeed_instead();
+                }
+            }
         }
     }
 
@@ -115,7 +123,7 @@ impl RawNode {
                 .find(|(voter, _)| *voter == id)
                 .map(|(_, granted)| *granted)
         };
-        match self.tracker.config.voters.vote_result(answer) {
+        match self.electorate().vote_result(answer) {
             VoteResult::Won if self.role == Role::PreCandidate => self.campaign_for_vote(false),
             VoteResult::Won => self.become_leader(),
             VoteResult::Lost => self.become_follower(self.term, 0),
@@ -138,8 +146,19 @@ impl RawNode {
         let votes = self
             .tracker
             .get(self.config.id)
-            .is_some_and(|progress| !progress.is_learner);
+            .is_some_and(|progress| !progress.is_learner || mutant::on("learner_campaigns"));
         votes && !self.log.has_snapshot()
+    }
+
+    /// Those whose votes are asked for and count.
+    fn electorate(&self) -> JointConfig {
+        let mut voters = self.tracker.config.voters.clone();
+        if mutant::on("learner_votes") {
+            for learner in &self.tracker.config.learners {
+                voters.incoming.insert(*learner);
+            }
+        }
+        voters
     }
 
     /// Whether a committed configuration change still waits to take effect. A campaign under the old configuration could
@@ -154,6 +173,7 @@ impl RawNode {
         self.role = Role::PreCandidate;
         self.leader_id = 0;
         self.votes.clear();
+        self.succession = Succession::default();
         self.request_votes(MessageType::MsgPreVote, self.term + 1, Bytes::new());
         self.record_vote(self.config.id, true);
     }
@@ -179,7 +199,7 @@ impl RawNode {
     }
 
     fn request_votes(&mut self, msg_type: MessageType, term: u64, context: Bytes) {
-        for to in self.tracker.config.voters.ids() {
+        for to in self.electorate().ids() {
             if to == self.config.id {
                 continue;
             }
@@ -238,6 +258,7 @@ impl RawNode {
         self.uncommitted_bytes = 0;
         self.append_due = false;
         self.votes.clear();
+        self.succession = Succession::default();
         self.reads.clear();
         self.tracker.reset(self.log.last_index());
     }
