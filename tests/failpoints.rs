@@ -264,10 +264,14 @@ async fn a_follower_ended_while_it_takes_a_snapshot_over_is_refilled_at_its_next
         let away = (leader + 1) % 3;
         cluster.nodes[away].kill_9();
         let client = cluster.nodes[leader].client();
-        // The log is cut once the tree has the entries.
         fill(&client, 200, &acknowledged).await;
-        pause_ms(400).await;
-        fill(&client, 60, &acknowledged).await;
+        // The log is cut once the tree has the entries: two commits later.
+        let enough = cluster.nodes[leader].commits() + 2.0;
+        eventually("the log to be cut", || async {
+            fill(&client, 30, &acknowledged).await;
+            cluster.nodes[leader].commits() >= enough
+        })
+        .await;
         set(&mut cluster.nodes[away], "GOFAIL_FAILPOINTS", format!("{name}=panic"));
         cluster.nodes[away].start(false);
         ended(cluster.nodes[away].process.as_mut().expect("it was started"), name);

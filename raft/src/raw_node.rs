@@ -299,7 +299,9 @@ impl RawNode {
         let (Ok(configuration), true) = (configuration, fits) else {
             return Err(CompactError::NotApplied { index, limit });
         };
-        self.tracker.switch(configuration, self.log.last_index());
+        if !mutant::on("refill_keeps_the_configuration") {
+            self.tracker.switch(configuration, self.log.last_index());
+        }
         self.log.restart_at(index);
         Ok(())
     }

@@ -31,6 +31,11 @@ pub enum Request {
         /// The entry's data.
         data: Bytes,
     },
+    /// As [`Request::Propose`], for the begin or the end of a downgrade, which every member must know of.
+    ProposeDowngrade {
+        /// The entry's data.
+        data: Bytes,
+    },
     /// Answer once a leadership round that began after this request is done and its index is applied.
     ReadBarrier,
     /// Start a lease's time anew, after a leadership round.

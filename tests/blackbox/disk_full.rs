@@ -55,8 +55,7 @@ async fn a_full_disk_stops_writes_and_heals_without_loss() {
         );
     } else {
         assert_eq!((refusal.code(), refusal.message()), (Code::ResourceExhausted, NO_SPACE));
-        let alarms = client.alarm(AlarmAction::Get, 0, AlarmType::None).await.alarms;
-        assert_eq!(alarms.len(), 1, "the alarm is raised");
+        alarm_is_raised(&client).await;
         assert_eq!(
             client.get("before").await.as_deref(),
             Some(b"v".as_slice()),
@@ -136,7 +135,7 @@ async fn use_what_is_kept(client: &Client, leases: [i64; 2], keys: usize) {
         client.delete("nothing").await;
     }
     assert_eq!(client.time_to_live(leases[1]).await.granted_ttl, 1000);
-    assert_eq!(client.alarm(AlarmAction::Get, 0, AlarmType::None).await.alarms.len(), 1);
+    alarm_is_raised(client).await;
 }
 
 #[tokio::test]
@@ -162,14 +161,7 @@ async fn a_disk_filled_to_the_brim_by_others_stops_writes_until_they_make_room()
     assert_eq!(refusal.message(), NO_SPACE);
     use_what_is_kept(&client, leases, more.len()).await;
     disarm(&client).await;
-    eventually("the alarm again", || async {
-        !client
-            .alarm(AlarmAction::Get, 0, AlarmType::None)
-            .await
-            .alarms
-            .is_empty()
-    })
-    .await;
+    alarm_is_raised(&client).await;
 
     server.kill_9();
     server.start_again();

@@ -174,11 +174,11 @@ async fn revoking_a_lease_without_keys_takes_no_revision() {
 #[tokio::test]
 async fn a_lease_that_nobody_keeps_alive_ends_and_takes_its_keys() {
     let (_server, client) = fresh().await;
+    let mut watcher = Watcher::open(&client, create("k")).await;
     let started = Instant::now();
     let id = client.grant(1).await;
     leased(&client, id, "k").await;
-    let mut watcher = Watcher::open(&client, create("k")).await;
-    let event = watcher.events(1).await.remove(0);
+    let event = watcher.events(2).await.remove(1);
     assert_eq!(event.r#type(), pb::mvccpb::event::EventType::Delete);
     let lived = started.elapsed();
     assert!(lived.as_millis() >= 1000, "never early, but it was {lived:?}");
@@ -188,14 +188,14 @@ async fn a_lease_that_nobody_keeps_alive_ends_and_takes_its_keys() {
 #[tokio::test]
 async fn a_lease_kept_alive_lives_on() {
     let (_server, client) = fresh().await;
-    let id = client.grant(2).await;
+    let id = client.grant(3).await;
     leased(&client, id, "k").await;
     let (mut stream, first) = KeepAlive::open(&client, id).await;
-    assert_eq!((first.id, first.ttl), (id, 2));
+    assert_eq!((first.id, first.ttl), (id, 3));
     assert_eq!(revision(&first.header), 2);
-    for _ in 0..8 {
+    for _ in 0..12 {
         pause_ms(500).await;
-        assert_eq!(stream.renew(id).await.ttl, 2);
+        assert_eq!(stream.renew(id).await.ttl, 3);
     }
     assert!(client.get("k").await.is_some(), "twice its time has passed");
     client.try_revoke(id).await.unwrap();

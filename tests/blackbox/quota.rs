@@ -118,12 +118,5 @@ async fn disarming_without_making_room_raises_the_alarm_again() {
     client.alarm(AlarmAction::Deactivate, member, AlarmType::Nospace).await;
     let answer = client.try_put(put_request("again", vec![b'v'; 1_000_000])).await;
     refused(answer, Code::ResourceExhausted, NO_SPACE);
-    eventually("the alarm", || async {
-        !client
-            .alarm(AlarmAction::Get, 0, AlarmType::None)
-            .await
-            .alarms
-            .is_empty()
-    })
-    .await;
+    alarm_is_raised(&client).await;
 }

@@ -24,8 +24,8 @@ pub use watcher::{Watcher, create, create_prefix, create_request};
 
 use std::{fmt::Display, future::Future, time::Duration};
 
-/// How long a story waits for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a story waits for anything that should happen at once; a busy machine may be slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Awaits `future`, and panics naming `what` when it is not done in time.
 pub async fn within<F: Future>(what: impl Display, future: F) -> F::Output {
@@ -51,6 +51,12 @@ where
 /// Sleeps for some milliseconds.
 pub async fn pause_ms(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+/// Waits until an alarm is raised.
+pub async fn alarm_is_raised(client: &Client) {
+    let get = || client.alarm(pb::etcdserverpb::alarm_request::AlarmAction::Get, 0, Default::default());
+    eventually("an alarm", || async { !get().await.alarms.is_empty() }).await;
 }
 
 /// A server with default flags and a client of it.

@@ -29,7 +29,8 @@ async fn a_lease_outlives_its_leader_by_its_time_and_then_ends() {
     cluster.nodes[leader].kill_9();
     cluster.leader().await;
     let info = client.time_to_live(lease).await;
-    assert!(info.ttl > 0 && info.keys == [b"leased".to_vec()], "{info:?}");
+    let is_there = info.ttl > 0 && info.keys == [b"leased".to_vec()];
+    assert!(is_there || asked.elapsed() >= Duration::from_secs(TTL), "{info:?}");
     loop {
         let there = client.get("leased").await.is_some();
         let lived = asked.elapsed();

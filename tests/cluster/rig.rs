@@ -5,17 +5,16 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, PATIENCE, Process, binary_under_test, eventually, free_port, is_reference, pause_ms,
+    Client, PATIENCE, Process, binary_under_test, eventually, free_port, http, is_reference, pause_ms,
     pb::etcdserverpb::{StatusRequest, StatusResponse},
 };
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
 /// A member that is paused or cut off says nothing for longer than this.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -97,7 +96,7 @@ impl Node {
     pub fn start_refused(&mut self) -> String {
         self.start(false);
         let mut process = self.process.take().expect("just started");
-        let status = process.wait(START_PATIENCE).expect("it ends by itself");
+        let status = process.wait(PATIENCE).expect("it ends by itself");
         assert_eq!(status.code(), Some(1), "{}", process.log_tail());
         process.log()
     }
@@ -117,7 +116,7 @@ impl Node {
     pub fn wait_ready(&self) {
         let process = self.process.as_ref().expect("it runs");
         assert!(
-            process.logged("ready to serve client requests", START_PATIENCE),
+            process.logged("ready to serve client requests", PATIENCE),
             "{} did not become ready; its log ends:\n{}",
             self.name,
             process.log_tail()
@@ -165,6 +164,17 @@ impl Node {
     /// Its id, as it tells it.
     pub async fn id(&self) -> u64 {
         self.client().status().await.header.expect("a header").member_id
+    }
+
+    /// What its page of metrics says at the line that begins like this.
+    pub fn metric(&self, start: &str) -> Option<f64> {
+        sample(&http(&self.endpoint(), "GET", "/metrics").body, start)
+    }
+
+    /// How many commits have brought what it applied into its tree.
+    pub fn commits(&self) -> f64 {
+        let count = self.metric("etcd_disk_backend_commit_duration_seconds_count ");
+        count.expect("commits are counted")
     }
 
     /// Kills it as a crash would.
@@ -290,7 +300,8 @@ impl Cluster {
 
     /// Waits until all running members know the same leader, which runs; its position.
     pub async fn leader(&self) -> usize {
-        for _ in 0..400 {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
             let statuses = self.statuses().await;
             let leader = |status: &Option<StatusResponse>| status.as_ref().map_or(0, |status| status.leader);
             let known: BTreeSet<u64> = statuses.iter().map(|(_, status)| leader(status)).collect();
@@ -327,6 +338,12 @@ impl Cluster {
         };
         self.nodes.iter().map(tail).collect()
     }
+}
+
+/// The value of the sample whose name and labels begin like this, if the page of metrics has it.
+pub fn sample(page: &str, start: &str) -> Option<f64> {
+    let line = page.lines().find(|line| line.starts_with(start))?;
+    line.rsplit(' ').next()?.parse().ok()
 }
 
 fn leader_of(statuses: &[(usize, Option<StatusResponse>)]) -> Option<usize> {

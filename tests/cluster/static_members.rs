@@ -154,6 +154,28 @@ async fn a_leader_that_is_told_to_stop_hands_over_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_on_a_member_that_still_dials_its_new_leader_waits_for_the_link() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    for round in 0..scaled(3) {
+        let leader = cluster.leader().await;
+        let (heir, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        // The others notice that it is gone, and dial it again after a pause.
+        cluster.nodes[heir].kill_9();
+        cluster.nodes[heir].start(true);
+        let target_id = cluster.nodes[heir].id().await;
+        let client = cluster.nodes[other].client();
+        let mover = cluster.nodes[leader].client();
+        eventually("leadership to move", || async {
+            let request = MoveLeaderRequest { target_id };
+            let _ = mover.maintenance.clone().move_leader(request).await;
+            client.status().await.leader == target_id
+        })
+        .await;
+        client.put("k", round.to_string()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leases_are_renewed_and_looked_up_on_any_member() {
     let cluster = Cluster::start(3, &[]).await;
     let lease = cluster.nodes[0].client().grant(60).await;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -17,9 +17,11 @@ use crate::{
 };
 
 /// Watches a prefix through every failure, as clients do: anew at any member, from the revision after the last it saw.
-async fn watch_through(urls: Vec<String>, first: usize, stop: Arc<AtomicBool>) -> Vec<(i64, Vec<u8>, Vec<u8>)> {
+/// It ends with the revision `last`, once that is known; what came behind it is left out.
+async fn watch_through(urls: Vec<String>, first: usize, last: Arc<AtomicI64>) -> Vec<(i64, Vec<u8>, Vec<u8>)> {
     let (mut seen, mut next, mut turn) = (Vec::new(), 1, first);
-    while !stop.load(Ordering::Relaxed) {
+    let is_done = |next: i64| (1..next).contains(&last.load(Ordering::Relaxed));
+    while !is_done(next) {
         let client = Client::connect(&urls[turn % urls.len()]);
         turn += 1;
         let (asks, receiver) = mpsc::channel(4);
@@ -43,11 +45,14 @@ async fn watch_through(urls: Vec<String>, first: usize, stop: Arc<AtomicBool>) -
                     }
                 }
                 Ok(_) => break,
-                Err(_) if stop.load(Ordering::Relaxed) => break,
                 Err(_) => {}
+            }
+            if is_done(next) {
+                break;
             }
         }
     }
+    seen.retain(|(revision, ..)| *revision <= last.load(Ordering::Relaxed));
     seen
 }
 
@@ -55,9 +60,9 @@ async fn watch_through(urls: Vec<String>, first: usize, stop: Arc<AtomicBool>) -
 async fn watches_lose_repeat_and_reorder_nothing_while_leaders_are_killed() {
     let mut cluster = Cluster::start(3, &[]).await;
     let urls: Vec<String> = cluster.nodes.iter().map(|node| node.url()).collect();
-    let stop = Arc::new(AtomicBool::new(false));
+    let last = Arc::new(AtomicI64::new(0));
     let watchers: Vec<_> = (0..3)
-        .map(|first| tokio::spawn(watch_through(urls.clone(), first, stop.clone())))
+        .map(|first| tokio::spawn(watch_through(urls.clone(), first, last.clone())))
         .collect();
     let writing = Arc::new(AtomicBool::new(true));
     let writer = tokio::spawn({
@@ -88,17 +93,13 @@ async fn watches_lose_repeat_and_reorder_nothing_while_leaders_are_killed() {
     writing.store(false, Ordering::Relaxed);
     writer.await.expect("the writer does not panic");
     cluster.leader().await;
-    // A put that its client gave up may still have been on its way.
-    pause_ms(500).await;
 
-    // What happened is what a member that was never asked to forget tells from the beginning.
-    let client = cluster.nodes[0].client();
-    let newest = client.revision().await;
-    let told = Arc::new(AtomicBool::new(false));
-    let history = tokio::spawn(watch_through(vec![urls[0].clone()], 0, told.clone()));
-    pause_ms(1500).await;
-    told.store(true, Ordering::Relaxed);
-    let history = history.await.expect("the watcher does not panic");
+    // What happened is what a member that was never asked to forget tells from the beginning. A put that its client gave
+    // up may still be on its way, and comes behind this one.
+    let newest = cluster.nodes[0].client().put("k", "the end").await;
+    last.store(newest, Ordering::Relaxed);
+    let history = watch_through(vec![urls[0].clone()], 0, last.clone());
+    let history = within("the whole history", history).await;
     let revisions: Vec<i64> = history.iter().map(|(revision, ..)| *revision).collect();
     assert_eq!(
         revisions,
@@ -106,9 +107,9 @@ async fn watches_lose_repeat_and_reorder_nothing_while_leaders_are_killed() {
         "one event for each revision"
     );
     assert!(newest > 50, "only {newest} revisions were made");
-    stop.store(true, Ordering::Relaxed);
     for watcher in watchers {
-        let seen = watcher.await.expect("a watcher does not panic");
+        let seen = within("a watcher to be told of everything", watcher).await;
+        let seen = seen.expect("a watcher does not panic");
         assert!(
             seen == history,
             "a watcher saw {} events of {}",

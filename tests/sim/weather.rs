@@ -87,6 +87,7 @@ pub struct Weather {
     pub false_alarm: u64,
     /// Percent of the others that notice when a member ends.
     pub noticed: u64,
+    pub tree_rot: u64,
     /// How often what is left of leases is noted in the log. Units: nanoseconds.
     pub lease_checkpoint_ns: u64,
 }
@@ -133,6 +134,7 @@ impl Weather {
             false_alarm: 0,
             noticed: 0,
             lease_checkpoint_ns: 300 * SEC,
+            tree_rot: 0,
         };
         // With clocks that differ a checkpointed lease lives for its time by the sum of several of them.
         if weather.clock == 0 {
@@ -140,6 +142,7 @@ impl Weather {
         }
         if !alone {
             (weather.false_alarm, weather.noticed) = (rng.pick(&[0, 1, 4]), rng.pick(&[0, 50, 95, 100]));
+            weather.tree_rot = rng.pick(&[0, 0, 1, 2]);
         }
         weather
     }
@@ -169,6 +172,7 @@ impl Weather {
             transfer: 0,
             false_alarm: 0,
             noticed: 0,
+            tree_rot: 0,
             ..Weather::of(members)
         }
     }

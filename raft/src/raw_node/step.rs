@@ -33,7 +33,7 @@ impl RawNode {
                 Ok(self.take_forwarded_read(message.from, context)?)
             }
             _ => {
-                self.learn_commit_from_refusal(&message);
+                self.learn_commit_from_vote(&message);
                 match self.role {
                     Role::Leader => self.step_leader(message),
                     Role::Follower => self.step_follower(message),

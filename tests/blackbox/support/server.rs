@@ -1,17 +1,22 @@
 //! One server under test: its data directory, ports, flags and process.
 
-use super::{Client, Process};
+use super::{Client, PATIENCE, Process};
 use std::{
     env,
+    hash::{BuildHasher, RandomState},
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// The first of the ports for servers.
+const FIRST_PORT: u16 = 10_000;
 
 /// A server with a data directory of its own, killed and removed when dropped.
 pub struct Server {
@@ -93,7 +98,7 @@ impl Server {
 
     fn run(&mut self) -> Result<(), String> {
         let mut process = Process::spawn(&self.binary, &self.flags(), &self.environment);
-        if process.logged("ready to serve client requests", START_PATIENCE) {
+        if process.logged("ready to serve client requests", PATIENCE) {
             self.process = Some(process);
             return Ok(());
         }
@@ -116,6 +121,10 @@ impl Server {
             "--heartbeat-interval=20".into(),
             "--election-timeout=200".into(),
         ];
+        if !is_reference() {
+            // On two CPUs it would choose one, and the hand-off between executors would not be seen here.
+            flags.push("--cores=2".into());
+        }
         flags.extend(self.extra_flags.iter().cloned());
         flags
     }
@@ -258,8 +267,19 @@ fn version_text() -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A TCP port that nobody listened on a moment ago.
+/// A TCP port that nobody listened on a moment ago, and that no other story of this process is given.
+///
+/// It lies below those that the kernel gives to connections: one of them would keep a server that was killed from coming
+/// back to its port, and a member that dials another one that is down could meet itself there.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback interface has a free port");
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = range.split_whitespace().next().and_then(|first| first.parse().ok());
+    let count = end.unwrap_or(FIRST_PORT).saturating_sub(FIRST_PORT);
+    let next = NEXT.get_or_init(|| AtomicU16::new(RandomState::new().hash_one(std::process::id()) as u16));
+    let below = || (count > 0).then(|| FIRST_PORT + next.fetch_add(1, Ordering::Relaxed) % count);
+    let tries = std::iter::repeat_with(|| below().unwrap_or(0)).take(1000);
+    let mut listeners = tries.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    let listener = listeners.next().expect("the loopback interface has a free port");
     listener.local_addr().expect("a bound socket has an address").port()
 }
