@@ -35,7 +35,7 @@ impl Quota {
     }
 }
 
-/// Up to so many CPUs one executor does everything (ADR 9).
+/// Up to so many CPUs one executor does everything (ADR 10).
 const ALONE_CPUS_MAX: usize = 2;
 
 /// How many executors to run when no flag says so: the affinity or the quota, whichever is less, from 1 to

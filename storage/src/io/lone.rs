@@ -3,7 +3,7 @@
 //! A write that has the log to itself is most of what its put takes. On the ring it ends in two hand-offs to kernel
 //! workers, which wait for the CPU that takes the disk's interrupt, and then wakes an executor whose CPU has halted
 //! meanwhile. A blocking `pwrite` needs no worker, and an owner that spins for as long as a good disk takes keeps the CPU
-//! awake. Whatever is not alone goes to the ring, which batches (ADR 8).
+//! awake. Whatever is not alone goes to the ring, which batches (ADR 9).
 //!
 //! ```text
 //!  executor ──begin──► Asked ──thread takes it──► Writing ──► Ended ──take──► Idle
