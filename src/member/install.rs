@@ -11,7 +11,6 @@
 //! A crash before 2 leaves the old state and a file that is thrown away. A crash between 2 and 3 is finished at the next
 //! start: [`finish`]. Views taken before keep the old file's map. ADR 6 says why the marker comes first.
 
-
 use raft::{ConfState, Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
