@@ -11,6 +11,7 @@
 mod answer;
 mod cluster;
 mod core;
+mod downgrade;
 mod hashing;
 mod http;
 mod ids;

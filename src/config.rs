@@ -126,6 +126,8 @@ pub struct Config {
     /// The size of one segment of the write-ahead log; `None` lets the server choose (64 MiB, less on a small disk).
     /// Bounds: a multiple of 4096, 1 MiB to 1 GiB.
     pub wal_segment_bytes: Option<u64>,
+    /// A snapshot is sent to a member no faster; `None` is no limit. Units: bytes a second. Bounds: at least 1 MiB.
+    pub snapshot_send_rate: Option<u64>,
     /// How long an executor spins before it parks while requests are outstanding; zero is never.
     pub spin: Duration,
     /// What to tell the operator once logging is up: deprecated flags, unknown variables, recommendations.

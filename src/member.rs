@@ -27,6 +27,7 @@ mod membership;
 mod reconfigure;
 mod refill;
 mod renewals;
+mod roster;
 mod stall;
 mod time_outs;
 mod transfer;
@@ -46,7 +47,7 @@ use prost::Message as _;
 use raft::{RawNode, mutant};
 use storage::mvcc::{AppliedState, Block, Store, StoreView};
 
-pub use abilities::ENTRY_KINDS;
+pub use abilities::{ENTRY_KINDS, is_downgrade, major_minor};
 pub use apply::{CORRUPT, Fault, NOSPACE};
 pub use auto_compaction::AutoCompaction;
 pub use boot::{BootError, MemberOptions};
@@ -61,6 +62,7 @@ pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
 pub use refill::DAMAGED;
+pub use roster::{ROSTER, Roster};
 pub use transfer::{Inbound, Outbound, Step, TransferError};
 pub use view::{Defrag, Published, View};
 
@@ -142,6 +144,8 @@ pub struct Member {
     forwards: forward::Forwards,
     renewals: renewals::Renewals,
     transfers: time_outs::Transfers,
+    /// This member leads and has applied all that former leaders decided of leases.
+    leases_settled: bool,
     /// When this member last came to lead; 0: never.
     elected_ns: u64,
     changes: reconfigure::Changes,
@@ -183,6 +187,7 @@ impl Member {
                 entry_kinds,
                 etcd_version,
             } => self.abilities.note(id, entry_kinds, &etcd_version),
+            Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
             Event::SnapshotReceived(_) => unreachable!("the engine keeps what concerns the tree"),
@@ -201,6 +206,13 @@ impl Member {
                     .insert(id, (shard, self.now_ns + self.options.request_timeout_ns));
                 self.batch.push(data);
                 self.batch_ids.push(id);
+            }
+            Request::ProposeDowngrade { data } => {
+                let me = self.options.member_id;
+                match self.abilities.all_apply(&self.members, me, abilities::DOWNGRADE) {
+                    true => self.request(shard, id, Request::Propose { data }),
+                    false => refuse(self, Refusal::NotCapable),
+                }
             }
             Request::ReadBarrier => self.wait_for_round(WaitingRead {
                 asker: Asker::Shard(shard, id),
@@ -404,6 +416,7 @@ impl Member {
         if leads && !self.was_leader {
             self.elected_ns = self.now_ns;
             self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
+            self.leases_settled = mutant::on("leases_counted_too_soon");
             self.next_checkpoint_ns = self.now_ns + self.options.lease_checkpoint_interval_ns;
             self.checkpoint_from = None;
         }
@@ -414,6 +427,15 @@ impl Member {
         self.finish_transfers();
         if state.leader_id != 0 {
             self.announce();
+        }
+    }
+
+    /// Begins to count leases down anew once an entry of this leader's own is applied: before that, renewals that a former
+    /// leader answered may be in the log only, and a checkpoint from before them in the lessor.
+    fn settle_leases(&mut self) {
+        if self.was_leader && !self.leases_settled && self.applied.term == self.raft.term() {
+            self.leases_settled = true;
+            self.lessor.promote(self.now_ns, self.options.election_timeout_ns);
         }
     }
 
@@ -438,7 +460,8 @@ impl Member {
         let lowest = self.abilities.lowest_version(&self.members, self.options.member_id);
         let waited = self.now_ns >= self.elected_ns + VERSION_WAIT_NS;
         let current = self.members.cluster_version.as_deref();
-        if let Some(ver) = abilities::decide_version(current, lowest, waited) {
+        let target = self.members.downgrade_target.as_deref();
+        if let Some(ver) = abilities::decide_version(current, lowest, waited, target) {
             tracing::info!(from = current, to = ver, "setting the cluster's version");
             let request = net::pb::membershippb::ClusterVersionSetRequest { ver };
             self.propose_own(InternalRaftRequest {

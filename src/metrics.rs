@@ -126,6 +126,10 @@ pub struct CoreMetrics {
     pub turns: Counter,
     pub late_heartbeats: Counter,
     pub installing: Counter,
+    /// Syncs of a snapshot that is being received.
+    pub snapshot_fsync: Histogram<14>,
+    /// Receiving a snapshot whole.
+    pub snapshot_save: Histogram<10>,
     pub promotions: Counter,
     pub promotions_early: Counter,
     pub promotions_of_voters: Counter,
@@ -170,6 +174,8 @@ impl Default for CoreMetrics {
             turns: Counter::default(),
             late_heartbeats: Counter::default(),
             installing: Counter::default(),
+            snapshot_fsync: Histogram::new(MS),
+            snapshot_save: Histogram::new(100 * MS),
             promotions: Counter::default(),
             promotions_early: Counter::default(),
             promotions_of_voters: Counter::default(),
@@ -261,6 +267,9 @@ pub struct ShardMetrics {
     pub hash_rev: Histogram<15>,
     pub client_unary: Counter,
     pub client_stream: Counter,
+    /// Watch and keepalive streams ended by what their client sent.
+    pub watch_receive_failures: Counter,
+    pub keep_alive_receive_failures: Counter,
 }
 
 impl ShardMetrics {
@@ -285,6 +294,8 @@ impl ShardMetrics {
             hash_rev: Histogram::new(10_000_000),
             client_unary: Counter::default(),
             client_stream: Counter::default(),
+            watch_receive_failures: Counter::default(),
+            keep_alive_receive_failures: Counter::default(),
         }
     }
 }

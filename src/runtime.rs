@@ -21,6 +21,8 @@ mod identity;
 mod options;
 mod peer_http;
 mod peers;
+mod quiet;
+mod roster;
 mod shard_loop;
 
 use std::{
@@ -97,6 +99,8 @@ struct Shared {
     config: Arc<Config>,
     /// Who this member is; known once its data directory was looked at.
     identity: storage::wal::Identity,
+    /// Connections that all shards together take.
+    connections_max: usize,
     /// Raised by SIGTERM: stop in order.
     stop: Arc<AtomicBool>,
     /// Shards that have not ended.
@@ -166,6 +170,7 @@ fn run(config: Config) -> Result<(), StartError> {
             cluster_id: 0,
         },
         config: Arc::new(config),
+        connections_max,
         stop: Arc::new(AtomicBool::new(false)),
         live_shards: Arc::new(AtomicUsize::new(shards)),
         core_metrics: Arc::new(CoreMetrics::default()),

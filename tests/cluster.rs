@@ -15,14 +15,17 @@ mod stories {
     mod corruption;
     mod damage;
     mod dns;
+    mod downgrade;
     mod forced;
     mod leaderless;
     mod leases;
     mod metrics;
+    mod peer_port;
     #[allow(dead_code)] // other stories need the rest
     pub mod rig;
     mod snapshots;
     mod static_members;
+    mod succession;
     mod watches;
 }
 

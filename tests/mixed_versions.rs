@@ -9,7 +9,10 @@ use etcore::{
     member::{ENTRY_KINDS, Engine, Event, Outputs, Request},
     metrics::CoreMetrics,
 };
-use net::pb::etcdserverpb::{InternalRaftRequest, LeaseGrantRequest, RequestHeader};
+use net::pb::{
+    etcdserverpb::{InternalRaftRequest, LeaseGrantRequest, RequestHeader},
+    membershippb::DowngradeInfoSetRequest,
+};
 use options::{MS, founders};
 use prost::Message as _;
 use raft::{Entry, EntryType, Message, MessageType};
@@ -149,6 +152,41 @@ fn leases_are_revoked_in_batches_only_once_every_member_is_known_to_apply_them()
     assert!(
         !revoked.is_empty() && revoked.iter().all(|request| request.lease_revoke_batch.is_some()),
         "{revoked:?}"
+    );
+}
+
+#[test]
+fn a_downgrade_waits_until_every_member_is_known_to_apply_it() {
+    let mut leader = Leader::new();
+    let enable = |leader: &mut Leader, id: u64, kinds: u64| {
+        leader.greet(kinds, "3.6.14");
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader {
+                id,
+                ..RequestHeader::default()
+            }),
+            downgrade_info_set: Some(DowngradeInfoSetRequest {
+                enabled: true,
+                ver: "3.5.0".into(),
+            }),
+            ..InternalRaftRequest::default()
+        };
+        let data = request.encode_to_vec().into();
+        leader.events.push(Event::Request {
+            shard: 0,
+            id,
+            request: Request::ProposeDowngrade { data },
+        });
+        leader.run(3000);
+        leader.engine.view().members.downgrade_target.clone()
+    };
+    assert_eq!(enable(&mut leader, 21, 0b11), None, "the other member would stop at it");
+    assert_eq!(enable(&mut leader, 22, ENTRY_KINDS).as_deref(), Some("3.5.0"));
+    let members = leader.engine.view().members.clone();
+    assert_eq!(
+        members.cluster_version.as_deref(),
+        Some("3.5.0"),
+        "the leader follows it"
     );
 }
 

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 const LEADER: u64 = 1;
 const FOLLOWER: u64 = 2;
+const PUTS_A_TURN: usize = 20;
 
 fn options(member_id: u64) -> MemberOptions {
     // The follower joins: it begins with nothing.
@@ -79,15 +80,20 @@ impl<D: Disk> Member<D> {
 
 /// A leader with some puts, all of them in its tree.
 fn leader(dir: &Path) -> Member {
+    leader_with(dir, 300, 300)
+}
+
+fn leader_with(dir: &Path, puts: u64, value_bytes: usize) -> Member {
     let mut member = Member::boot(dir, LEADER);
     for _ in 0..50 {
         member.turn(Vec::new());
     }
     assert_eq!(member.engine.view().leader, LEADER);
-    for id in 0..300 {
+    let mut events = Vec::new();
+    for id in 0..puts {
         let put = PutRequest {
             key: format!("key{id}").into(),
-            value: vec![b'v'; 300].into(),
+            value: vec![b'v'; value_bytes].into(),
             ..PutRequest::default()
         };
         let request = InternalRaftRequest {
@@ -99,12 +105,16 @@ fn leader(dir: &Path) -> Member {
             ..InternalRaftRequest::default()
         };
         let data = request.encode_to_vec().into();
-        member.turn(vec![Event::Request {
+        events.push(Event::Request {
             shard: 0,
             id: 1000 + id,
             request: Request::Propose { data },
-        }]);
+        });
+        if events.len() == PUTS_A_TURN {
+            member.turn(std::mem::take(&mut events));
+        }
     }
+    member.turn(events);
     member.settle();
     member
 }
@@ -183,6 +193,76 @@ fn an_installed_snapshot_is_acknowledged_after_its_marker_and_survives_a_crash()
     assert!(!dirs.1.path().join(INCOMING).exists());
     let again = Member::boot(dirs.1.path(), FOLLOWER);
     assert_same(&again.engine, &leader.engine);
+}
+
+#[test]
+fn a_large_state_is_read_in_slices_and_heartbeats_are_answered_between_them() {
+    const PUTS: u64 = 5000;
+    let slice_rows = options(FOLLOWER).install_slice_rows as u64;
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader_with(dirs.0.path(), PUTS, 10);
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let message = receive(leader.engine.durable_root(), &mut follower.disk);
+    let heartbeat = || {
+        Event::Peer(Box::new(Message {
+            msg_type: MessageType::MsgHeartbeat,
+            from: LEADER,
+            to: FOLLOWER,
+            term: message.term,
+            ..Message::default()
+        }))
+    };
+    let mut events = vec![Event::SnapshotReceived(message.clone())];
+    let (mut turns, mut answered) = (0, 0);
+    loop {
+        let out = follower.turn(std::mem::take(&mut events));
+        answered += out
+            .messages
+            .iter()
+            .filter(|m| m.msg_type == MessageType::MsgHeartbeatResp)
+            .count() as u64;
+        if out.installed {
+            break;
+        }
+        if dirs.1.path().join(INCOMING).exists() {
+            continue;
+        }
+        assert!(out.more, "it goes on by itself");
+        assert_eq!(
+            follower.engine.view().applied_index,
+            0,
+            "the old state stands until the new one is whole"
+        );
+        turns += 1;
+        events.push(heartbeat());
+        assert!(turns < 1000, "it ends");
+    }
+    // Each row once for the index, each key once for its lease, and no more of either in a turn.
+    let least = 2 * PUTS / slice_rows;
+    assert!((least..least + 4).contains(&turns), "{turns} turns");
+    assert!(answered >= turns - 1, "{answered} heartbeats of {turns} were answered");
+    assert_same(&follower.engine, &leader.engine);
+    drop(follower);
+    assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn a_crash_while_the_state_is_read_is_finished_at_the_next_start() {
+    let dirs = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let leader = leader_with(dirs.0.path(), 3000, 10);
+    let mut follower = Member::boot(dirs.1.path(), FOLLOWER);
+    let mut events = vec![Event::SnapshotReceived(receive(
+        leader.engine.durable_root(),
+        &mut follower.disk,
+    ))];
+    while dirs.1.path().join(INCOMING).exists() {
+        assert!(
+            !follower.turn(std::mem::take(&mut events)).installed,
+            "it takes more than a turn"
+        );
+    }
+    drop(follower);
+    assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
 }
 
 #[test]

@@ -77,4 +77,7 @@ pub enum CloseReason {
     /// The peer did not answer a keepalive ping in time.
     #[error("the peer did not answer a keepalive ping in time")]
     KeepaliveTimeout,
+    /// The peer left its handshake or a frame unfinished for too long.
+    #[error("the peer left its handshake or a frame unfinished")]
+    Unfinished,
 }

@@ -27,7 +27,7 @@ pub use body::{BodySender, Http1Body, body_channel};
 pub use http1::{Http1Answer, Http1Reply, Http1Request};
 pub use intake::Intake;
 pub use listen::{Accepted, Acceptor, ListenError, Listener};
-pub use peer::peer_door;
+pub use peer::{Guest, peer_door};
 pub use shard::{Application, ConnId, ConnInfo, Shard, ShardLimits};
 pub use stream::{Stream, connect};
 

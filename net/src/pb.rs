@@ -3,6 +3,10 @@
 //! Bytes fields are [`bytes::Bytes`]: decoding from a `Bytes` buffer copies no key and no value.
 #![allow(missing_docs, clippy::all, rustdoc::all)]
 
+mod nesting;
+
+pub use nesting::{TXN_LEVELS_MAX, TxnError, decode_entry, decode_txn};
+
 pub mod authpb {
     include!(concat!(env!("OUT_DIR"), "/authpb.rs"));
 }

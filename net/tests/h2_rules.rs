@@ -471,3 +471,54 @@ fn a_silent_peer_is_pinged_and_then_given_up() {
     assert_eq!(wire.server.close_reason(), Some(&CloseReason::KeepaliveTimeout));
     assert_eq!(wire.events()[3..], ["1 cancelled", "3 cancelled"]);
 }
+
+#[test]
+fn a_handshake_or_a_frame_left_unfinished_ends_the_connection() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const LIMIT_NS: u64 = 120 * SECOND_NS;
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
+    let beginnings = [PREFACE.to_vec(), [PREFACE, &settings[..12]].concat()];
+    for bytes in beginnings {
+        let mut server = ServerConn::new(Limits::default(), 0);
+        server.receive(&bytes);
+        server.advance_output(server.pending_output().len());
+        // The handshake as a whole has its time, whatever came when.
+        server.on_time(LIMIT_NS - 1);
+        assert_eq!(server.deadline_ns(), LIMIT_NS);
+        assert!(!server.is_done());
+        server.on_time(LIMIT_NS);
+        assert!(server.is_done());
+        assert_eq!(server.close_reason(), Some(&CloseReason::Unfinished));
+    }
+    // A header block whose CONTINUATION does not come, and a frame of which one byte is missing.
+    let block = frame(HEADERS, 0, 5, GRPC_POST);
+    let data = frame(DATA, 0, 1, &[0; 100]);
+    for bytes in [&block[..], &data[..108]] {
+        let mut wire = open_wire();
+        wire.output();
+        wire.server.on_time(SECOND_NS);
+        wire.server.receive(&bytes[..10]);
+        wire.server.on_time(60 * SECOND_NS);
+        wire.server.receive(&bytes[10..]);
+        assert_eq!(wire.server.deadline_ns(), 60 * SECOND_NS + LIMIT_NS);
+        wire.server.on_time(60 * SECOND_NS + LIMIT_NS - 1);
+        assert!(!wire.server.is_done());
+        wire.server.on_time(60 * SECOND_NS + LIMIT_NS);
+        assert!(wire.server.is_done());
+        assert_eq!(wire.server.close_reason(), Some(&CloseReason::Unfinished));
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_judged_by_half_a_frame() {
+    let mut wire = open_wire();
+    wire.output();
+    wire.send(PING, 0, 0, &[0; 8]);
+    wire.server.receive(&[0, 0, 100]);
+    let late_ns = 1000 * SECOND_NS;
+    assert!(wire.server.on_time(late_ns) > late_ns);
+    assert!(!wire.server.is_done());
+    wire.output();
+    wire.server.on_time(late_ns);
+    assert_eq!(wire.server.close_reason(), Some(&CloseReason::Unfinished));
+}

@@ -27,7 +27,7 @@
 //! - One storage contract, [`PersistToken`], in place of `Advance` and of `MsgStorage*`, which are refused.
 //! - Requests for votes wait for the candidate's disk too: they claim a log.
 //! - Appends and ReadIndex heartbeats leave when a Ready is taken, so everything since the last one shares a message.
-//! - A refused vote tells the voter's commit index, and a removed leader hands over before it steps down: without either a
+//! - The answer to a request for a vote tells the voter's commit index, and a removed leader hands over before it steps down: without either a
 //!   configuration that takes effect when applied can leave a group that nobody may lead.
 //! - A message of an older term from a leader is always answered, whatever PreVote and CheckQuorum say.
 //! - Only the member a proposal or read is made on forwards it.

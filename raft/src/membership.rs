@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::conf_change::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 use crate::error::ConfChangeError;
+use crate::mutant;
 use crate::quorum::JointConfig;
 
 /// Who votes and who learns.
@@ -150,7 +151,9 @@ impl Configuration {
     }
 
     fn remove(&mut self, id: u64) {
-        self.voters.incoming.remove(id);
+        if !mutant::on("removed_member_counts") {
+            self.voters.incoming.remove(id);
+        }
         self.learners.remove(&id);
         self.learners_next.remove(&id);
     }

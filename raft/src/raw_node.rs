@@ -17,6 +17,7 @@ mod outbox;
 mod proposals;
 mod reads;
 mod step;
+mod succession;
 
 use bytes::Bytes;
 
@@ -34,6 +35,7 @@ use crate::tracker::{Inflights, Tracker};
 use crate::types::{Entry, HardState, Message, Role, SnapshotMetadata, SoftState};
 use outbox::Outbox;
 use reads::Reads;
+use succession::Succession;
 
 /// One member of a Raft group as a deterministic state machine.
 ///
@@ -49,6 +51,8 @@ pub struct RawNode {
     tracker: Tracker,
     /// Answers to the running campaign, in the order they came.
     votes: Vec<(u64, bool)>,
+    /// What follows from a leader that is known to be gone.
+    succession: Succession,
     /// Ticks since the leader was heard (follower), since the campaign began, or since the last quorum check (leader).
     election_elapsed: u32,
     heartbeat_elapsed: u32,
@@ -100,6 +104,7 @@ impl RawNode {
             log: Log::new(base, start.entries, committed, start.applied),
             tracker: Tracker::new(window),
             votes: Vec::new(),
+            succession: Succession::default(),
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             election_timeout: 0,
@@ -207,7 +212,10 @@ impl RawNode {
         self.begin_transfer(to)
     }
 
-    /// Makes a follower forget its leader, so that it grants votes at once; nothing on other roles.
+    /// Makes a follower forget its leader, so that it grants votes at once; nothing on other roles. It stays in the term,
+    /// and the next message of that leader makes it follow again.
+    ///
+    /// Source: etcd-raft's `MsgForgetLeader`, which is refused there with leases for reads; here every read asks a quorum.
     pub fn forget_leader(&mut self) {
         if self.role == Role::Follower {
             self.leader_id = 0;
@@ -291,7 +299,9 @@ impl RawNode {
         let (Ok(configuration), true) = (configuration, fits) else {
             return Err(CompactError::NotApplied { index, limit });
         };
-        self.tracker.switch(configuration, self.log.last_index());
+        if !mutant::on("refill_keeps_the_configuration") {
+            self.tracker.switch(configuration, self.log.last_index());
+        }
         self.log.restart_at(index);
         Ok(())
     }
@@ -338,6 +348,16 @@ impl RawNode {
     /// A message to this member was dropped by the transport.
     pub fn report_unreachable(&mut self, id: u64) {
         self.note_unreachable(id);
+    }
+
+    /// The process of this member has ended, as far as one can see from here: what it said has all been stepped, its
+    /// connections are closed, and nobody listens where it did.
+    ///
+    /// A follower of that member forgets it, and the voters that are left try to succeed it one after the other, the first
+    /// of them at once. It may be wrong, and costs nothing then: nobody whose leader is alive consents, and the next message
+    /// of the leader ends it. Nothing happens without both of PreVote and CheckQuorum, which see to that.
+    pub fn report_gone(&mut self, id: u64) {
+        self.succeed(id);
     }
 
     /// The snapshot stream to this member ended; `ok` if it was taken over whole.

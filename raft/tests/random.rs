@@ -58,7 +58,7 @@ fn a_group_of_three_survives_the_storm() {
     });
     assert!(totals.elections > 0 && totals.committed > 0 && totals.reads > 0 && totals.restarts > 0);
     assert!(
-        totals.snapshots > 0 && totals.commits_before_persist > 0,
+        totals.snapshots > 0 && totals.commits_before_persist > 0 && totals.alarms > 0,
         "a blind spot: {totals:?}"
     );
 }

@@ -75,6 +75,8 @@ pub(super) enum Waiting {
     Txn { key: CallKey, request: Box<TxnRequest> },
     /// The member list.
     MemberList { key: CallKey },
+    /// A step of a downgrade.
+    Downgrade { key: CallKey, wish: super::downgrade::Wish },
     /// A health check over HTTP.
     Health(super::Verdict),
 }
@@ -85,6 +87,7 @@ impl Waiting {
             Waiting::Range { key, .. }
             | Waiting::RangeStream { key, .. }
             | Waiting::Txn { key, .. }
+            | Waiting::Downgrade { key, .. }
             | Waiting::MemberList { key } => Some(*key),
             Waiting::Health(_) => None,
         }
@@ -296,6 +299,7 @@ impl Api {
                 .and_then(|calls| calls.get(&key.1))
                 .map(|call| call.method)
             {
+                Some(super::Method::Downgrade) => self.downgraded(view, key, wires),
                 Some(super::Method::MoveLeader) => self.reply_to(key, &MoveLeaderResponse { header: None }, wires),
                 _ => self.reply_to(key, &DefragmentResponse { header: None }, wires),
             },
@@ -324,6 +328,7 @@ impl Api {
             Waiting::MemberList { key } => {
                 wires.with(key.0, &mut |wire| self.serve_members(view, key, wire));
             }
+            Waiting::Downgrade { key, wish } => self.serve_downgrade(view, key, &wish, wires),
             Waiting::Health(verdict) => verdict.give(Ok(())),
         }
     }

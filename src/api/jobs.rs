@@ -65,7 +65,8 @@ enum Work {
         started_ns: u64,
     },
     HashKv {
-        hash: HashKv,
+        /// Begun when it turns out that no compaction left one.
+        hash: Option<HashKv>,
         revision: i64,
         header: View,
         started_ns: u64,
@@ -234,17 +235,16 @@ impl Job {
     }
 
     /// A hash over the keys at a revision.
-    pub fn hash_kv(key: CallKey, view: &Arc<View>, revision: i64, started_ns: u64) -> Result<Job, StoreError> {
-        let hash = view.store.hash_kv(revision)?;
-        Ok(Job {
+    pub fn hash_kv(key: CallKey, view: &Arc<View>, revision: i64, started_ns: u64) -> Job {
+        Job {
             key,
             work: Work::HashKv {
-                hash,
+                hash: None,
                 revision,
                 header: (**view).clone(),
                 started_ns,
             },
-        })
+        }
     }
 
     /// A snapshot in bbolt's format.
@@ -538,19 +538,26 @@ impl Api {
     fn hash_kv_slice(
         &mut self,
         key: CallKey,
-        (revision, hash): (i64, &mut HashKv),
+        (revision, hash): (i64, &mut Option<HashKv>),
         view: &View,
         started_ns: u64,
         wire: &mut ServerConn,
     ) -> Result<Slice, StoreError> {
-        // A hash taken at a compaction of that revision is answered first, as etcd does.
+        // A hash taken at a compaction of that revision is answered first, as etcd does, even where the revision itself
+        // has been compacted since.
         let result = match self.setup.hashes.find(revision) {
             Cached::Pending => return Ok(Slice::Blocked),
             Cached::Known(result) => result,
-            Cached::Unknown => match hash.step(HASH_SLICE)? {
-                Some(result) => result,
-                None => return Ok(Slice::More),
-            },
+            Cached::Unknown => {
+                let hash = match hash {
+                    Some(hash) => hash,
+                    None => hash.insert(view.store.hash_kv(revision)?),
+                };
+                match hash.step(HASH_SLICE)? {
+                    Some(result) => result,
+                    None => return Ok(Slice::More),
+                }
+            }
         };
         self.setup
             .metrics

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use net::{
     grpc::ServerConn,
-    pb::etcdserverpb::{
-        AlarmRequest, CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
-        alarm_request::AlarmAction, watch_request::RequestUnion,
+    pb::{
+        TxnError, decode_txn,
+        etcdserverpb::{
+            AlarmRequest, CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+            alarm_request::AlarmAction, watch_request::RequestUnion,
+        },
     },
 };
 use prost::{
@@ -52,6 +55,7 @@ pub(super) enum EntryField {
     LeaseGrant = 8,
     LeaseRevoke = 9,
     Alarm = 10,
+    DowngradeInfoSet = 1302,
 }
 
 /// `InternalRaftRequest.header`.
@@ -212,7 +216,11 @@ impl Api {
     }
 
     pub(super) fn txn(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
-        let request: TxnRequest = decode(message.clone())?;
+        let request = decode_txn(message.clone()).map_err(|error| match error {
+            // Each level takes at least one of `--max-txn-ops`, which is less unless an operator raised it.
+            TxnError::TooDeep => status::TOO_MANY_OPS,
+            _ => status::UNREADABLE,
+        })?;
         validate::txn(&request, self.setup.limits.txn_ops_max)?;
         if validate::is_read_only(&request) {
             if validate::is_serializable(&request) {
@@ -307,6 +315,7 @@ impl Api {
             Ok(request) => request,
             Err(failure) => {
                 self.hub.close(key);
+                self.setup.metrics.watch_receive_failures.add(1);
                 return self.fail_on(key, failure, wire);
             }
         };

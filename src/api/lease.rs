@@ -56,7 +56,10 @@ impl Api {
                 let lease = request.id;
                 self.ask(Request::LeaseRenew { lease }, Pending::KeepAlive { key, lease });
             }
-            Err(failure) => self.fail_on(key, failure, wire),
+            Err(failure) => {
+                self.setup.metrics.keep_alive_receive_failures.add(1);
+                self.fail_on(key, failure, wire);
+            }
         }
     }
 

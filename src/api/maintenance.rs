@@ -7,8 +7,8 @@ use net::{
     grpc::{ServerConn, Status},
     pb::{
         etcdserverpb::{
-            AlarmRequest, AlarmType, DowngradeRequest, DowngradeResponse, HashKvRequest, MoveLeaderRequest,
-            StatusResponse, alarm_request::AlarmAction, downgrade_request::DowngradeAction,
+            AlarmRequest, AlarmType, DowngradeInfo, HashKvRequest, MoveLeaderRequest, StatusResponse,
+            alarm_request::AlarmAction,
         },
         grpc::health::v1::{
             HealthCheckRequest, HealthCheckResponse, HealthListResponse, health_check_response::ServingStatus,
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     config::features::STOP_GRPC_SERVICE_ON_DEFRAG,
     member::{CORRUPT, Request},
-    version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION},
+    version::{ETCD_VERSION, STORAGE_VERSION},
 };
 
 impl Api {
@@ -76,7 +76,10 @@ impl Api {
             is_learner: view.is_learner,
             storage_version: STORAGE_VERSION.to_owned(),
             db_size_quota: quota,
-            downgrade_info: Some(Default::default()),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: view.members.downgrade_target.is_some(),
+                target_version: view.members.downgrade_target.clone().unwrap_or_default(),
+            }),
         };
         self.reply(key, &answer, wire);
         Ok(())
@@ -96,9 +99,7 @@ impl Api {
     pub(super) fn hash_kv(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let request: HashKvRequest = decode(message)?;
         let view = self.view();
-        let damage = self.setup.on_damage;
-        let job = Job::hash_kv(key, &view, request.revision, self.now_ns);
-        self.start_job(job.map_err(|error| Failure::from_store(&error, damage))?);
+        self.start_job(Job::hash_kv(key, &view, request.revision, self.now_ns));
         Ok(())
     }
 
@@ -117,33 +118,6 @@ impl Api {
             Pending::Plain { key },
         );
         Ok(())
-    }
-
-    /// etcore's data has one form, so there is nothing to downgrade to; the words of a request are checked as etcd does.
-    pub(super) fn downgrade(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
-        let request: DowngradeRequest = decode(message)?;
-        let view = self.view();
-        match DowngradeAction::try_from(request.action) {
-            Ok(DowngradeAction::Cancel) => {
-                let header = Some(self.header(&view, view.revision()));
-                self.reply(
-                    key,
-                    &DowngradeResponse {
-                        header,
-                        version: minor_version().to_owned(),
-                    },
-                    wire,
-                );
-                Ok(())
-            }
-            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
-                if !is_version(&request.version) {
-                    return Err(status::WRONG_DOWNGRADE_VERSION_FORMAT);
-                }
-                Err(status::INVALID_DOWNGRADE_TARGET_VERSION)
-            }
-            Err(_) => Err(status::UNKNOWN_METHOD),
-        }
     }
 
     pub(super) fn health_check(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
@@ -226,17 +200,4 @@ impl Api {
         wire.finish(key.1, &Status::ok());
         self.end(key, net::grpc::Code::Ok);
     }
-}
-
-/// The cluster version without its patch number.
-fn minor_version() -> &'static str {
-    CLUSTER_VERSION
-        .rsplit_once('.')
-        .map_or(CLUSTER_VERSION, |(minor, _)| minor)
-}
-
-/// Whether the text is `X.Y` or `X.Y.Z`.
-fn is_version(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('.').collect();
-    (2..=3).contains(&parts.len()) && parts.iter().all(|part| part.parse::<u32>().is_ok())
 }

@@ -1,4 +1,4 @@
-//! What other members and tools ask of the peer port over HTTP: version, members, hashes.
+//! What other members and tools ask of the peer port over HTTP: version, members, hashes, downgrades.
 //!
 //! Source: http table, peer rows.
 
@@ -78,7 +78,10 @@ impl Api {
     /// Answers a request on a peer URL.
     pub(super) fn peer_http(&mut self, request: &Http1Request) -> Http1Reply {
         let path = request.uri.path();
-        let known = matches!(path, "/version" | "/members" | "/members/hashkv" | "/raft/probing");
+        let known = matches!(
+            path,
+            "/version" | "/members" | "/members/hashkv" | "/raft/probing" | "/downgrade/enabled"
+        );
         let page = match path {
             _ if !known => Page::not_found(),
             _ if request.method != HttpMethod::GET => Page::new(405, TEXT, "Method Not Allowed\n"),
@@ -90,6 +93,7 @@ impl Api {
                 let body = serde_json::to_string(&members).expect("members are plain data");
                 Page::new(200, "application/json", body + "\n")
             }
+            "/downgrade/enabled" => return self.downgrade_for_peer(),
             _ => return self.hash_kv_for_peer(request),
         };
         Http1Reply::Now(self.signed(page))
@@ -109,6 +113,20 @@ impl Api {
         let cluster = self.cluster_id_text();
         Http1Reply::Later(Box::pin(async move {
             let mut answer = answer(hash_page(hash.wait().await));
+            answer.headers.insert(CLUSTER_ID_HEADER, cluster);
+            answer
+        }))
+    }
+
+    /// Source: etcd's `downgradeEnabledHandler`.
+    fn downgrade_for_peer(&mut self) -> Http1Reply {
+        let (verdict, mut newest, cluster) = (self.barrier(), self.setup.slot.reader(), self.cluster_id_text());
+        Http1Reply::Later(Box::pin(async move {
+            let page = match verdict.wait().await {
+                Ok(()) => Page::new(200, TEXT, newest.get().members.downgrade_target.is_some().to_string()),
+                Err(failure) => Page::new(500, TEXT, format!("failed linearized read: {}\n", failure.text)),
+            };
+            let mut answer = answer(page);
             answer.headers.insert(CLUSTER_ID_HEADER, cluster);
             answer
         }))

@@ -448,7 +448,7 @@ impl Api {
             Method::HealthCheck => self.health_check(key, message, wire),
             Method::HealthList => self.health_list(key, message, wire),
             Method::HealthWatch => self.health_watch(key, message, wire),
-            Method::Downgrade => self.downgrade(key, message, wire),
+            Method::Downgrade => self.downgrade(key, message),
             Method::Authenticate => Err(status::AUTH_NOT_ENABLED),
             other => {
                 let info = other.info();
@@ -597,11 +597,7 @@ fn requires_leader(head: &RequestHead) -> bool {
 
 /// Decodes a request message, with grpc-go's words when it cannot.
 pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure> {
-    const UNREADABLE: Failure = Failure {
-        code: Code::Internal,
-        text: "grpc: error unmarshalling request: the message is not valid protobuf",
-    };
-    M::decode(message).map_err(|_| UNREADABLE)
+    M::decode(message).map_err(|_| status::UNREADABLE)
 }
 
 impl Application for Api {

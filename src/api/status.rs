@@ -31,6 +31,7 @@ failures! {
     INVALID_SORT_OPTION = InvalidArgument, "etcdserver: invalid sort option";
     COMPACTED = OutOfRange, "etcdserver: mvcc: required revision has been compacted";
     FUTURE_REVISION = OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    UNREADABLE = Internal, "grpc: error unmarshalling request: the message is not valid protobuf";
     NO_SPACE = ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     LEASE_NOT_FOUND = NotFound, "etcdserver: requested lease not found";
     LEASE_EXISTS = FailedPrecondition, "etcdserver: lease already exists";
@@ -66,6 +67,8 @@ failures! {
     NOT_PRIMARY = Unknown, "not a primary lessor";
     PROPOSAL_DROPPED = Unknown, "raft proposal dropped";
     WRONG_DOWNGRADE_VERSION_FORMAT = InvalidArgument, "etcdserver: wrong downgrade target version format";
+    CLUSTER_VERSION_UNAVAILABLE = FailedPrecondition, "etcdserver: cluster version not found during downgrade";
+    DOWNGRADE_IN_PROCESS = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     INVALID_DOWNGRADE_TARGET_VERSION = InvalidArgument, "etcdserver: invalid downgrade target version";
     UNKNOWN_METHOD = Unknown, "etcdserver: unknown method";
     UNKNOWN_HEALTH_SERVICE = NotFound, "unknown service";

@@ -196,6 +196,33 @@ fn a_large_range_writes_a_bounded_piece_a_turn_and_loses_nothing() {
 }
 
 #[test]
+fn a_stream_that_its_client_spoils_is_counted_as_a_failure() {
+    const NAME: &str = "etcd_network_server_stream_failures_total";
+    let mut harness = Harness::new(1);
+    let page = |harness: &mut Harness| {
+        let lines = harness.api.metrics_page();
+        let samples = lines.lines().filter(|line| line.starts_with(NAME));
+        samples.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(page(&mut harness).is_empty());
+    // A field that is cut off.
+    let spoilt: &[u8] = &[0x0a, 0x7f];
+    for path in ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"] {
+        let stream = harness.client.start_call(path, &[]).expect("streams are left");
+        harness
+            .client
+            .send_message(stream, spoilt.len(), |out| out.extend_from_slice(spoilt));
+        let seen = harness.shuttle();
+        let ended = seen
+            .iter()
+            .any(|event| matches!(event, ClientEvent::End { status, .. } if status.code == Code::Internal));
+        assert!(ended, "{seen:?}");
+    }
+    let expected = ["lease-keepalive", "watch"].map(|api| format!("{NAME}{{API=\"{api}\",Type=\"receive\"}} 1"));
+    assert_eq!(page(&mut harness), expected);
+}
+
+#[test]
 fn long_work_can_see_that_a_put_waits_for_the_log() {
     let mut harness = Harness::new(1);
     assert!(!harness.api.awaits_core());

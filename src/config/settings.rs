@@ -21,6 +21,7 @@ const CORES_MAX: u64 = 64;
 const SPIN_US_MAX: u64 = 10_000;
 const WAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 const WAL_SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+const SNAPSHOT_SEND_RATE_MIN: u64 = 1024 * 1024;
 const WAL_SEGMENT_ALIGN_BYTES: u64 = 4096;
 
 /// Applies refusals, defaults and etcd's rules.
@@ -150,6 +151,7 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         log_output: log_output(reader)?,
         cores: non_zero(reader.uint("cores")).map(|cores| cores as u32),
         wal_segment_bytes: non_zero(reader.uint("wal-segment-bytes")),
+        snapshot_send_rate: non_zero(reader.uint("snapshot-send-rate")),
         spin: reader.microseconds("spin"),
         warnings: Vec::new(),
         name,
@@ -257,6 +259,11 @@ fn check_own_flags(config: &Config) -> Result<(), UsageError> {
     if spin_us > SPIN_US_MAX {
         return rule(format!(
             "--spin must be at most {SPIN_US_MAX} microseconds (set to {spin_us})"
+        ));
+    }
+    if let Some(rate) = config.snapshot_send_rate.filter(|rate| *rate < SNAPSHOT_SEND_RATE_MIN) {
+        return rule(format!(
+            "--snapshot-send-rate must be 0 (no limit) or at least {SNAPSHOT_SEND_RATE_MIN} bytes a second (set to {rate})"
         ));
     }
     match config.wal_segment_bytes {

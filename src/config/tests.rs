@@ -244,6 +244,10 @@ fn rules_between_values_have_the_texts_of_etcd_and_exit_code_1() {
         &["--wal-segment-bytes=1048577"],
         "--wal-segment-bytes must be a multiple of 4096 between 1048576 and 1073741824 (set to 1048577)",
     );
+    broken_rule(
+        &["--snapshot-send-rate=1000"],
+        "--snapshot-send-rate must be 0 (no limit) or at least 1048576 bytes a second (set to 1000)",
+    );
 }
 
 /// As a member without data would, with hosts that stand for these addresses.
@@ -452,18 +456,20 @@ fn asking_for_what_the_server_does_anyway_is_accepted() {
             );
         }
     }
-    config(&[
-        "--self-signed-cert-validity=01",
-        "--downgrade-check-time=5000ms",
-        "--unsafe-no-fsync=F",
-    ]);
+    config(&["--self-signed-cert-validity=01", "--unsafe-no-fsync=F"]);
 }
 
 #[test]
 fn every_flag_of_etcd_is_obeyed_accepted_or_refused_and_none_is_unknown() {
     let names: BTreeSet<&str> = ETCD_FLAGS.lines().collect();
     assert_eq!(names.len(), 161, "etcd 3.5 and 3.6 together");
-    let ours = ["cores", "resolv-conf", "spin", "wal-segment-bytes"];
+    let ours = [
+        "cores",
+        "resolv-conf",
+        "snapshot-send-rate",
+        "spin",
+        "wal-segment-bytes",
+    ];
     let table: BTreeSet<&str> = FLAGS.iter().map(|flag| flag.name).collect();
     assert_eq!(table.len(), FLAGS.len(), "a name stands twice");
     let extra: Vec<&&str> = table.difference(&names).collect();

@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use super::Membership;
 use crate::version;
 
-/// Kinds of entries this program applies, a bit each: etcd 3.6's, and batches of lease revocations.
-pub const ENTRY_KINDS: u64 = 0b11;
+/// Kinds of entries this program applies, a bit each: etcd 3.6's but for downgrades, batches of lease revocations, and
+/// downgrades, which the first etcore did not know.
+pub const ENTRY_KINDS: u64 = 0b111;
 /// A batch of lease revocations.
 pub(super) const LEASE_REVOKE_BATCH: u64 = 0b10;
+/// The begin and the end of a downgrade.
+pub(super) const DOWNGRADE: u64 = 0b100;
 
 /// What one member said.
 #[derive(Debug)]
@@ -52,12 +55,22 @@ impl Abilities {
 }
 
 /// The version to set for the cluster, if it should change. `lowest`: of all members, if known; `waited`: long enough for
-/// those that are unknown.
+/// those that are unknown; `target`: of a downgrade under way.
 ///
-/// Source: etcd's `decideClusterVersion`: never lower than it is, and the lowest there is when a member is silent from the
-/// start.
-pub(super) fn decide_version(current: Option<&str>, lowest: Option<String>, waited: bool) -> Option<String> {
+/// Source: etcd's `decideClusterVersion`: never lower than it is but for a downgrade, by one minor, and the lowest there is
+/// when a member is silent from the start.
+pub(super) fn decide_version(
+    current: Option<&str>,
+    lowest: Option<String>,
+    waited: bool,
+    target: Option<&str>,
+) -> Option<String> {
     match (current, lowest) {
+        (Some(current), Some(lowest)) if target.is_some() => {
+            let (target, known) = (target?, [current, &lowest]);
+            let fits = known.iter().all(|version| is_downgrade(version, target));
+            fits.then(|| target.to_owned())
+        }
         (None, None) => waited.then(|| version::MIN_CLUSTER_VERSION.to_owned()),
         (None, lowest) => lowest,
         (Some(current), Some(lowest)) => (major_minor(&lowest) > major_minor(current)).then_some(lowest),
@@ -65,8 +78,18 @@ pub(super) fn decide_version(current: Option<&str>, lowest: Option<String>, wait
     }
 }
 
+/// Whether `target` is what a cluster at `version` may be downgraded to: the same major and the minor below.
+///
+/// Source: etcd's `allowedDowngradeVersion`.
+pub fn is_downgrade(version: &str, target: &str) -> bool {
+    match (major_minor(version), major_minor(target)) {
+        (Some(from), Some(to)) => from.0 == to.0 && from.1 == to.1 + 1,
+        _ => false,
+    }
+}
+
 /// Major and minor of `X.Y.Z`.
-pub(super) fn major_minor(version: &str) -> Option<(u64, u64)> {
+pub fn major_minor(version: &str) -> Option<(u64, u64)> {
     let mut numbers = version.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }
@@ -111,7 +134,8 @@ mod tests {
         abilities.note(2, 0, "nonsense");
         assert_eq!(abilities.lowest_version(&three, 1), None);
 
-        let decide = |current, lowest: Option<&str>, waited| decide_version(current, lowest.map(str::to_owned), waited);
+        let decide =
+            |current, lowest: Option<&str>, waited| decide_version(current, lowest.map(str::to_owned), waited, None);
         assert_eq!(decide(None, None, false), None);
         assert_eq!(decide(None, None, true).as_deref(), Some("3.0.0"));
         assert_eq!(decide(None, Some("3.6.0"), false).as_deref(), Some("3.6.0"));
@@ -120,5 +144,17 @@ mod tests {
         assert_eq!(decide(Some("3.6.0"), Some("3.5.0"), true), None);
         assert_eq!(decide(Some("3.6.0"), None, true), None);
         assert_eq!(decide(Some("3.9.0"), Some("3.10.0"), true).as_deref(), Some("3.10.0"));
+    }
+
+    #[test]
+    fn a_downgrade_takes_the_clusters_version_down_by_one_minor_and_its_end_lets_it_rise() {
+        let decide =
+            |current, lowest: &str, target| decide_version(Some(current), Some(lowest.to_owned()), true, target);
+        assert_eq!(decide("3.6.0", "3.6.0", Some("3.5.0")).as_deref(), Some("3.5.0"));
+        assert_eq!(decide("3.5.0", "3.6.0", Some("3.5.0")), None, "it is there");
+        assert_eq!(decide("3.6.0", "3.6.0", Some("3.4.0")), None, "two at once");
+        assert_eq!(decide("3.6.0", "3.6.0", Some("2.5.0")), None);
+        assert_eq!(decide("3.5.0", "3.6.0", None).as_deref(), Some("3.6.0"));
+        assert!(!is_downgrade("3.6.0", "nonsense") && !is_downgrade("4.0.0", "3.9.0"));
     }
 }

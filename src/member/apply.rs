@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use net::pb::{
+    decode_entry,
     etcdserverpb::{
         AlarmRequest, AlarmType, InternalRaftRequest, LeaseCheckpointRequest, LeaseGrantRequest,
         LeaseRevokeBatchRequest, TxnRequest, alarm_request::AlarmAction,
@@ -17,7 +18,7 @@ use super::{
     Member, Refusal,
     event::{Outcome, RequestId},
     lessor::LeaseError,
-    membership::Membership,
+    membership::{DowngradeRow, Membership},
     txn::{Applied, ApplyError, Writer},
 };
 
@@ -52,15 +53,15 @@ impl Member {
         };
         self.applied.index = entry.index;
         self.applied.term = entry.term;
+        self.settle_leases();
         Ok(answer)
     }
 
     fn apply_request(&mut self, entry: &Entry) -> Result<Option<Answer>, Fault> {
-        let unreadable = |why: prost::DecodeError| Fault::Entry {
+        let request = decode_entry(entry.data.clone()).map_err(|why| Fault::Entry {
             index: entry.index,
             why: why.to_string(),
-        };
-        let request = InternalRaftRequest::decode(entry.data.clone()).map_err(unreadable)?;
+        })?;
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
         let result = match self.dispatch(request, entry) {
             Ok(outcome) => Ok(outcome),
@@ -118,6 +119,10 @@ impl Member {
         }
         if let Some(version) = request.cluster_version_set {
             self.set_cluster_version(version.ver);
+            return Ok(Outcome::Done);
+        }
+        if let Some(downgrade) = request.downgrade_info_set {
+            self.set_downgrade(downgrade);
             return Ok(Outcome::Done);
         }
         if let Some(attributes) = request.cluster_member_attr_set {
@@ -267,6 +272,18 @@ impl Member {
         self.store
             .bucket_put(Bucket::Cluster, b"clusterVersion", version.as_bytes());
         Arc::make_mut(&mut self.members).cluster_version = Some(version);
+    }
+
+    fn set_downgrade(&mut self, request: membershippb::DowngradeInfoSetRequest) {
+        let (enabled, target) = (request.enabled, request.ver);
+        tracing::info!(enabled, target, "the cluster's downgrade changes");
+        let row = DowngradeRow {
+            target: target.clone(),
+            enabled,
+        };
+        let row = serde_json::to_vec(&row).expect("it is plain data");
+        self.store.bucket_put(Bucket::Cluster, b"downgrade", &row);
+        Arc::make_mut(&mut self.members).downgrade_target = enabled.then_some(target);
     }
 
     fn set_attributes(&mut self, request: membershippb::ClusterMemberAttrSetRequest) {

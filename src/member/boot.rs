@@ -32,7 +32,9 @@ use super::{
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
+    membership::DowngradeRow,
     refill::{self, DAMAGED, Refill},
+    roster::Roster,
 };
 use crate::{metrics::CoreMetrics, version};
 
@@ -102,6 +104,8 @@ pub struct MemberOptions {
     pub tree_page_bytes: usize,
     /// The tree's file grows in steps of this size. Units: bytes.
     pub tree_growth_bytes: u64,
+    /// Rows, or keys, that one turn reads of a state that is taken over.
+    pub install_slice_rows: usize,
 }
 
 impl MemberOptions {
@@ -214,27 +218,37 @@ impl Engine {
     ) -> Result<Engine, BootError> {
         claim(disk)?;
         let tree = Tree::open(disk, tree_options(&options)).map_err(BootError::from);
-        // A damaged tree may be refilled if it still tells what it had.
+        // A damaged tree may be refilled if it still tells what it had; if not, the roster beside it does, with the log.
         let (tree, user) = match tree {
             Ok(tree) => {
                 let user = tree.root().user().clone();
-                (Ok(tree), user)
+                (Ok(tree), Some(user))
             }
-            Err(error) => match error.is_damage().then(|| Tree::user(disk, TREE_FILE)) {
-                Some(Ok(user)) => (Err(error), user),
-                _ => return Err(error),
-            },
+            Err(error) if error.is_damage() => (Err(error), Tree::user(disk, TREE_FILE).ok()),
+            Err(error) => return Err(error),
         };
         let identity = Identity {
             member_id: options.member_id,
             cluster_id: options.cluster_id,
         };
         // Opening the log would make a new one, in the way of the old one that is put back.
-        let applied_index = user.applied_index;
-        if applied_index > 0 && Wal::identity(disk, &options.wal_dir)?.is_none() {
-            return Err(BootError::LogLost { applied: applied_index });
+        let applied = user.as_ref().map_or(0, |user| user.applied_index);
+        if (applied > 0 || tree.is_err()) && Wal::identity(disk, &options.wal_dir)?.is_none() {
+            return Err(tree
+                .err()
+                .filter(|_| applied == 0)
+                .unwrap_or(BootError::LogLost { applied }));
         }
         let (mut wal, recovered) = Wal::open(disk, wal_options(&options), Some(identity))?;
+        let user = match user {
+            Some(user) => Some(user),
+            None => Roster::read(disk)?.user(&recovered),
+        };
+        let (tree, user) = match (tree, user) {
+            (tree, Some(user)) => (tree, user),
+            (Err(error), None) => return Err(error),
+            (Ok(_), None) => unreachable!("a tree that opens tells what it has"),
+        };
         let tree = match tree {
             Ok(tree) => super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref()),
             Err(error) => Err(error),
@@ -278,7 +292,7 @@ impl Engine {
         let founding = (is_new || !decreed.is_empty()).then(|| wal.append(first, Some(start.hard_state), None));
         let mut raft =
             RawNode::new(raft_config(&options), start).map_err(|error| BootError::Raft(error.to_string()))?;
-        raft.hold_back(refill.is_some());
+        raft.hold_back(refill.is_some() && !mutant::on("refilling_member_leads"));
         let member = rows.into_member(options, raft, store, applied, metrics, now_ns);
         Ok(Engine::assemble(member, wal, tree, founding, refill))
     }
@@ -328,6 +342,7 @@ impl Engine {
             install: Default::default(),
             stall: Default::default(),
             refill,
+            roster_of: None,
             published,
             dirty: false,
             last_wal_bytes,
@@ -362,11 +377,7 @@ fn read(disk: &mut dyn Disk, options: &MemberOptions, tree: Tree) -> Result<Whol
 }
 
 /// What a member keeps in memory, from the rows of a tree.
-pub(super) fn restore(
-    options: &MemberOptions,
-    base: Arc<dyn Base>,
-    applied: &AppliedState,
-) -> Result<(Rows, Store), BootError> {
+fn restore(options: &MemberOptions, base: Arc<dyn Base>, applied: &AppliedState) -> Result<(Rows, Store), BootError> {
     let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
     Ok((rows, Store::restore(base, applied.clone())?))
 }
@@ -597,7 +608,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
+    pub(super) fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
         let mut lessor = Lessor::new(min_ttl_seconds);
         each(base, Bucket::Lease, |_, value| {
             let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;
@@ -625,11 +636,23 @@ impl Rows {
         })?;
         let version = base.get(Bucket::Cluster, b"clusterVersion").map_err(StoreError::Base)?;
         members.cluster_version = version.map(|version| String::from_utf8_lossy(version).into_owned());
+        if let Some(row) = base.get(Bucket::Cluster, b"downgrade").map_err(StoreError::Base)? {
+            let row: DowngradeRow = serde_json::from_slice(row).map_err(|error| BootError::Row {
+                bucket: Bucket::Cluster.name(),
+                why: error.to_string(),
+            })?;
+            members.downgrade_target = row.enabled.then_some(row.target);
+        }
         Ok(Rows {
             lessor,
             alarms,
             members,
         })
+    }
+
+    /// Ties a key to its lease.
+    pub(super) fn attach(&mut self, key: &[u8], lease: i64) {
+        self.lessor.attach(lease, Bytes::copy_from_slice(key));
     }
 
     fn into_member(
@@ -683,6 +706,7 @@ impl Rows {
             forwards: Default::default(),
             renewals: Default::default(),
             transfers: Default::default(),
+            leases_settled: false,
             elected_ns: 0,
             changes: Default::default(),
             refills: Vec::new(),
@@ -701,20 +725,21 @@ impl Rows {
 }
 
 impl Member {
-    /// Goes on with the state of a snapshot. What waits for entries within it times out.
+    /// Goes on with the state of a snapshot, whose leases know their keys. What waits for entries within it times out.
     pub(super) fn take_over(&mut self, rows: Rows, store: Store, applied: AppliedState) {
         let Rows {
-            mut lessor,
+            lessor,
             alarms,
             members,
         } = rows;
-        for (key, lease) in store.leased_keys() {
-            lessor.attach(lease, Bytes::copy_from_slice(key));
+        if !mutant::on("snapshot_without_leases") {
+            self.lessor = lessor;
         }
-        self.lessor = lessor;
         self.alarms = Arc::new(alarms);
         self.removed |= members.removed.contains(&self.options.member_id);
-        self.members = Arc::new(members);
+        if !mutant::on("snapshot_without_members") {
+            self.members = Arc::new(members);
+        }
         self.store = store;
         self.applied = applied;
         self.sealed.clear();

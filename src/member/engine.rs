@@ -29,6 +29,8 @@ use super::{
 
 /// Entries applied in one turn before the others get theirs. Units: entries.
 pub(super) const APPLY_TURN_MAX: usize = 512;
+/// Rounds of consensus in one turn before the others get theirs; as a rule one or two do.
+const RAFT_ROUNDS_MAX: usize = 64;
 /// Rows of physical compaction in one slice.
 const COMPACT_SLICE_ROWS: usize = 256;
 /// Proposals held back while the tree or the log lags; more are refused.
@@ -64,6 +66,8 @@ pub struct Outputs {
     pub calls: Vec<(u64, net::peer::Call)>,
     /// Answers to the requests of other members.
     pub answers: Vec<(u64, net::peer::Answer)>,
+    /// The text of the file [`ROSTER`](super::ROSTER), to be written aside, synced and renamed at leisure.
+    pub roster: Option<String>,
     /// A received snapshot was dealt with: the next may be received.
     pub snapshot_done: bool,
     /// All state was replaced by a snapshot: events were skipped.
@@ -82,8 +86,9 @@ pub struct Engine {
     /// consensus believes that it is.
     pub(super) founding: Option<AppendToken>,
     pub(super) committer: Committer,
-    /// Appends under way: the log's token, consensus's token, when it was submitted.
-    pub(super) appends: std::collections::VecDeque<(AppendToken, PersistToken, u64)>,
+    /// Appends that consensus has not been told of: the log's token, consensus's token, when it was submitted, until it is
+    /// durable.
+    pub(super) appends: std::collections::VecDeque<(AppendToken, PersistToken, Option<u64>)>,
     pub(super) completions: Vec<Completion>,
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
@@ -93,6 +98,8 @@ pub struct Engine {
     pub(super) stall: super::stall::Stall,
     /// The tree is damaged: the member waits for another.
     pub(super) refill: Option<super::refill::Refill>,
+    /// The members that the roster was last written for.
+    pub(super) roster_of: Option<Arc<super::Membership>>,
     pub(super) published: Arc<View>,
     pub(super) dirty: bool,
     pub(super) last_wal_bytes: u64,
@@ -218,7 +225,7 @@ impl Engine {
         self.publish(out);
         self.commit(disk, now_ns)?;
         let applies = !self.to_apply.is_empty() && self.refill.is_none();
-        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work();
+        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work() || self.install.is_reading();
         if self.dirty {
             self.publish(out);
         }
@@ -226,6 +233,7 @@ impl Engine {
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
         out.removed |= self.member.removed;
+        out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
         out.installed |= installed;
@@ -316,19 +324,28 @@ impl Engine {
             }
         }
         let persisted = self.wal.persisted();
-        while self.appends.front().is_some_and(|(token, ..)| *token <= persisted) {
-            let (_, token, since) = self.appends.pop_front().expect("just seen");
-            self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
-            failpoint!("raftAfterSave");
-            self.install_if_due(disk, token)?;
-            self.member.raft.on_persisted(token);
+        for (_, _, since) in self.appends.iter_mut().take_while(|(token, ..)| *token <= persisted) {
+            if let Some(since) = since.take() {
+                self.member.metrics.wal_fsync.observe_ns(now_ns.saturating_sub(since));
+                failpoint!("raftAfterSave");
+            }
+        }
+        while let Some((token, persist, _)) = self.appends.front().copied()
+            && token <= persisted
+            && self.installs(disk, persist)?
+        {
+            self.appends.pop_front();
+            self.member.raft.on_persisted(persist);
         }
         Ok(())
     }
 
     fn run_raft(&mut self, out: &mut Outputs, now_ns: u64) -> Result<(), Fault> {
         let mut applied = self.apply_some(0)?;
-        while self.member.raft.has_ready() && applied < APPLY_TURN_MAX {
+        for _ in 0..RAFT_ROUNDS_MAX {
+            if !self.member.raft.has_ready() || applied >= APPLY_TURN_MAX {
+                break;
+            }
             let ready = self.member.raft.ready();
             if let Some(state) = ready.soft_state {
                 self.member.on_soft_state(state);
@@ -343,7 +360,7 @@ impl Engine {
                 failpoint!("raftBeforeSave");
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
-                    self.appends.push_back((token, persist, now_ns));
+                    self.appends.push_back((token, persist, Some(now_ns)));
                     if let Some(marker) = marker {
                         self.snapshot_taken(persist, marker);
                     }
@@ -555,7 +572,7 @@ impl Engine {
                     SPACE_FIRST_RETRIES_NS
                 };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
-            if self.is_alone() {
+            if self.is_alone() && !self.install.is_reading() {
                 let durable = self.committer.durable();
                 self.release(&durable, 1)?;
             }

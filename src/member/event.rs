@@ -31,6 +31,11 @@ pub enum Request {
         /// The entry's data.
         data: Bytes,
     },
+    /// As [`Request::Propose`], for the begin or the end of a downgrade, which every member must know of.
+    ProposeDowngrade {
+        /// The entry's data.
+        data: Bytes,
+    },
     /// Answer once a leadership round that began after this request is done and its index is applied.
     ReadBarrier,
     /// Start a lease's time anew, after a leadership round.
@@ -113,6 +118,8 @@ pub enum Event {
         /// The etcd release it is compatible with.
         etcd_version: String,
     },
+    /// The process of a member has ended, as far as one can see from here. All that it sent came before.
+    Gone(u64),
     /// A message to this member was dropped on the way.
     Unreachable(u64),
     /// A snapshot for this member lies whole and durable beside its tree.

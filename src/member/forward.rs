@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
+use raft::mutant;
 use storage::failpoint;
 
 use super::{
@@ -115,7 +116,9 @@ impl Member {
         }
         let (now, leader, leads) = (self.now_ns, self.raft.leader_id(), self.raft.is_leader());
         let due = |forward: &Forward| {
-            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || forward.sent_to != leader
+            let told = forward.sent_to != 0 || mutant::on("refusal_forgotten");
+            let elsewhere = told && forward.sent_to != leader;
+            leads || forward.deadline_ns <= now || forward.next_try_ns <= now || elsewhere
         };
         let waiting = self.forwards.waiting.iter();
         let due: Vec<RequestId> = waiting.filter(|(_, forward)| due(forward)).map(|(id, _)| *id).collect();
@@ -234,8 +237,9 @@ impl Member {
         };
         let refusal = refusal_of(answer.status);
         if matches!(refusal, Some(Refusal::NotLeader | Refusal::NotPrimary)) {
-            // It was not taken: the next tick asks whoever leads by then.
+            // It was not taken. Asked again at once it would go to and fro until this member hears of the new leader.
             forward.sent_to = 0;
+            forward.next_try_ns = self.now_ns + self.options.tick_ns;
             return;
         }
         let (shard, call) = (forward.shard, forward.call);

@@ -34,6 +34,19 @@ pub struct Membership {
     pub removed: BTreeSet<u64>,
     /// The lowest version all members speak, `X.Y.0`; none before it was decided.
     pub cluster_version: Option<String>,
+    /// The version that the cluster is being downgraded to, `X.Y.0`; none while it is not.
+    pub downgrade_target: Option<String>,
+}
+
+/// The state of a downgrade, in the JSON of the `cluster` bucket.
+///
+/// Source: ondisk table, "cluster/downgrade".
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct DowngradeRow {
+    #[serde(rename = "target-version")]
+    pub target: String,
+    pub enabled: bool,
 }
 
 /// Go writes a list that was never made as null.

@@ -102,6 +102,9 @@ impl Member {
 
     /// Proposes the end of leases whose time is over, and checkpoints of long ones, as the leader.
     pub(super) fn end_leases(&mut self) {
+        if !self.leases_settled {
+            return;
+        }
         let expired = self.lessor.expired(self.now_ns, BATCH_MAX);
         if !expired.is_empty() {
             self.metrics.leases_expired.add(expired.len() as u64);

@@ -7,6 +7,7 @@
 //!
 //! Time counts in ticks that this member saw pass, one a turn: after a pause nothing is held against the disk.
 
+use raft::mutant;
 use storage::wal::{AppendToken, Space};
 
 use super::Engine;
@@ -31,7 +32,9 @@ impl Engine {
     pub(super) fn watch_log(&mut self, ticked: bool) {
         // Without space nothing is written: the alarm tells of that.
         let is_full = matches!(self.wal.space(), Space::Exhausted(_));
-        let oldest = self.appends.front().map(|(token, ..)| *token).filter(|_| !is_full);
+        // Those that are durable wait for a snapshot to be read, not for the disk.
+        let mut pending = self.appends.iter().filter(|(_, _, since)| since.is_some());
+        let oldest = pending.next().map(|(token, ..)| *token).filter(|_| !is_full);
         if oldest.is_none() || oldest != self.stall.oldest {
             self.stall.oldest = oldest;
             self.stall.ticks = 0;
@@ -51,6 +54,9 @@ impl Engine {
             );
             self.stall.stalled = true;
             self.dirty = true;
+            if mutant::on("stalled_leader_stays") {
+                return;
+            }
             self.member.raft.hold_back(true);
             self.member.resign();
         }

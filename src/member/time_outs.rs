@@ -86,7 +86,7 @@ impl Member {
             let late = self.proposals.iter().filter(|(_, (_, deadline))| *deadline <= now);
             let mut late: Vec<(RequestId, ShardIndex)> = late.map(|(id, (shard, _))| (*id, *shard)).collect();
             late.sort_unstable();
-            // Only without a leader does the batch hold what is late.
+            // Only without a leader, or without a link to it, does the batch hold what is late.
             let unproposed: BTreeSet<RequestId> = match late.is_empty() {
                 false => self.batch_ids.iter().copied().collect(),
                 true => BTreeSet::new(),
@@ -94,11 +94,14 @@ impl Member {
             for (id, shard) in late {
                 let (_, deadline_ns) = self.proposals.remove(&id).expect("just seen");
                 self.metrics.failed.add(1);
-                let why = match unproposed.contains(&id) {
+                let why = match unproposed.contains(&id) && self.raft.leader_id() == 0 {
                     true => Refusal::NeverProposed,
                     false => self.why_late(deadline_ns - timeout),
                 };
                 self.answer(shard, id, Err(why));
+            }
+            if !unproposed.is_empty() {
+                self.drop_late_proposals();
             }
         }
         while self

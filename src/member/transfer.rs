@@ -4,7 +4,7 @@
 //! each ([`Inbound`]). Sockets and files are the shell's: the runtime and the simulator drive the same two.
 //!
 //! ```text
-//!  sender    the message, pieces {offset u64, bytes} ..., the end {u64::MAX, length of the file u64, bytes sent u64}
+//!  sender    the message, whose snapshot carries {bytes of all pieces u64}, pieces {offset u64, bytes} ..., the end {u64::MAX, length of the file u64, bytes sent u64}
 //!  receiver  an answer once the file is durable beside the tree
 //! ```
 //!
@@ -48,6 +48,8 @@ pub struct Outbound {
     root: Arc<Root>,
     piece_bytes: usize,
     runs: VecDeque<(u64, u32)>,
+    /// Of all pieces. Units: bytes.
+    total: u64,
     sent: u64,
     metas_sent: bool,
     ended: bool,
@@ -56,8 +58,11 @@ pub struct Outbound {
 impl Outbound {
     /// Plans the transfer of a root, with about `piece_bytes` of pages in a piece. Reads the branch pages: slow.
     pub fn plan(root: Arc<Root>, piece_bytes: usize) -> Result<Outbound, TransferError> {
+        let runs = root.runs()?;
+        let pages: u64 = 2 + runs.iter().map(|run| u64::from(run.1)).sum::<u64>();
         Ok(Outbound {
-            runs: root.runs()?.into(),
+            runs: runs.into(),
+            total: pages * root.page_size() as u64,
             root,
             piece_bytes,
             sent: 0,
@@ -77,9 +82,24 @@ impl Outbound {
         };
         message.snapshot = Some(Snapshot {
             metadata,
-            ..Snapshot::default()
+            data: Bytes::copy_from_slice(&self.total.to_le_bytes()),
         });
         Ok(message)
+    }
+
+    /// Bytes of all pieces together.
+    pub fn total_bytes(&self) -> u64 {
+        self.total
+    }
+
+    /// Takes out of a received message how much is to come; 0 when its sender did not say.
+    pub fn told_bytes(message: &mut Message) -> u64 {
+        let data = message
+            .snapshot
+            .as_mut()
+            .map(|snapshot| std::mem::take(&mut snapshot.data));
+        let data = data.filter(|data| data.len() == 8);
+        data.map_or(0, |data| word(&data))
     }
 
     /// The next piece; none after the end. Reads pages: may fault.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -19,6 +20,8 @@ use super::{
     now_ns, options,
     pause::{Turn, breathe},
     peers::Peers,
+    quiet::Quiet,
+    roster::RosterWriter,
     shard_loop, unix_ms,
 };
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     bell::Bell,
     config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
-    member::{Engine, Event, Outputs, Published, Reply, View},
+    member::{Engine, Event, MemberInfo, Outputs, Published, Reply, Roster, View},
 };
 
 /// A shard whose mailbox holds this many messages gets no more blocks: it reads history instead.
@@ -35,6 +38,9 @@ const LAG_MESSAGES: usize = 4096;
 const TICK_MIN: Duration = Duration::from_millis(1);
 /// The longest.
 const TICK_MAX: Duration = Duration::from_millis(100);
+/// So long the core may spin for a write of the log when there is nothing else to do. A disk that takes longer is waited
+/// for asleep.
+const LONE_WRITE_PATIENCE: Duration = Duration::from_micros(300);
 /// A stopping core gives the tree this long to take everything in.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
@@ -54,9 +60,13 @@ struct Core {
     slot: Slot<View>,
     inbox: Receiver<Event>,
     peers: Peers,
+    roster: RosterWriter,
     shards: Vec<ToShard>,
     bell: Bell,
     deadline_ns: Rc<Cell<u64>>,
+    /// How many events the last turn took.
+    taken: usize,
+    quiet: Quiet,
     /// When a member that stops no longer waits for another to lead; none before the stop.
     resigned_ns: Option<u64>,
 }
@@ -69,7 +79,7 @@ pub async fn run(mut shared: Shared, alone: bool, peer_listeners: Vec<Listener>,
         Ok((mut core, seeds)) => match start_shards(&shared, alone, seeds) {
             Ok(intakes) => {
                 // Other members are let in at once: without them there may be no leader.
-                let door = peer_door(intakes.clone(), core.peers.door());
+                let door = peer_door(intakes.clone(), shared.connections_max, core.peers.door());
                 let acceptor = match Acceptor::start(peer_listeners, vec![door], usize::MAX) {
                     Ok(acceptor) => acceptor,
                     Err(error) => return drop(ready.send(Err(StartError::Executor(error.to_string())))),
@@ -134,11 +144,16 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             from_core,
         });
     }
-    let first = birth.members.iter().map(|member| (member.id, member.peer_urls.clone()));
+    let mut first = by_id(birth.members.clone());
+    if engine.is_refilling() {
+        // Flags may have changed since; what the tree knew is beside it.
+        let known = Roster::read(&mut disk).map_err(|error| failed(error.into()))?;
+        first.extend(by_id(known.members));
+    }
     let mut peers = Peers::new(
         birth.identity,
-        path.clone(),
-        first.collect(),
+        &shared.config,
+        first,
         to_core,
         shared.core_metrics.clone(),
     );
@@ -153,13 +168,22 @@ async fn boot(shared: &mut Shared) -> Result<(Core, Vec<ShardSeed>), StartError>
             slot,
             inbox,
             peers,
+            roster: RosterWriter::new(path.clone()),
             shards,
             bell,
             deadline_ns,
+            taken: 0,
+            quiet: Quiet::default(),
             resigned_ns: None,
         },
         seeds,
     ))
+}
+
+/// The peer URLs of each.
+fn by_id(members: Vec<MemberInfo>) -> BTreeMap<u64, Vec<String>> {
+    let members = members.into_iter();
+    members.map(|member| (member.id, member.peer_urls)).collect()
 }
 
 /// Rings when the engine's next deadline has come.
@@ -268,6 +292,7 @@ impl Core {
     /// One turn of the engine; true when another should follow soon.
     fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         self.inbox.try_recv_batch(events);
+        self.taken = events.len();
         let mut out = Outputs::default();
         if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
             tracing::error!(%fault, "the member stops");
@@ -286,7 +311,10 @@ impl Core {
             self.publish(published, out.installed);
         }
         if out.snapshot_done {
-            self.peers.snapshot_done();
+            self.peers.snapshot_done(out.installed);
+        }
+        if let Some(text) = out.roster {
+            self.roster.write(text);
         }
         if out.removed && !self.shared.stop.swap(true, Ordering::SeqCst) {
             tracing::error!("this member was removed from the cluster for good; it stops");
@@ -295,6 +323,10 @@ impl Core {
             let _ = self.shards[0].sender.send(FromCore::HashForCompaction(store, revision));
         }
         self.reply(out.replies);
+        if out.more {
+            // Behind what was sent, and not waited for.
+            self.disk.launch(false);
+        }
         out.more
     }
 
@@ -340,6 +372,13 @@ impl Core {
 
     /// Waits for a request, the end of a write, or time.
     async fn wait(&mut self, events: &mut Vec<Event>) {
+        if self.disk.launch(self.taken <= 1) {
+            // What this turn has sent goes out first, and then the write begins.
+            glommio::executor().yield_now().await;
+            if self.inbox.try_recv_batch(events) > 0 || self.spins_for_the_log() {
+                return;
+            }
+        }
         let mut completed = pin!(self.disk.completed());
         poll_fn(|cx| {
             let mail = self.inbox.poll_recv_batch(cx, events).is_ready();
@@ -352,6 +391,12 @@ impl Core {
             }
         })
         .await;
+    }
+
+    /// Spins while a write of the log that is alone is under way; true when it has ended.
+    fn spins_for_the_log(&mut self) -> bool {
+        let disk = &self.disk;
+        self.quiet.is_quiet() && self.quiet.spin(|| disk.wait_for_lone(LONE_WRITE_PATIENCE))
     }
 
     /// Everything acknowledged into the tree, so that the next start has nothing to replay.

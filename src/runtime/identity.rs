@@ -2,6 +2,7 @@
 //! cluster it joins. Nothing is served yet, so look-ups may block.
 
 mod client;
+mod compatible;
 mod discovery;
 mod dns;
 mod peers;
@@ -153,7 +154,7 @@ async fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_i
     }
 }
 
-/// Finds this member among those of a running cluster.
+/// Finds this member among those of a running cluster, which must be one that it can take part in.
 ///
 /// Source: etcd's `bootstrapExistingClusterNoWAL` and `ValidateClusterAndAssignIDs`.
 async fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resolve<'_>) -> Result<Birth, StartError> {
@@ -182,6 +183,7 @@ async fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resol
             config.max_learners
         )));
     }
+    compatible::check(&running.members, member_id).await.map_err(wrong)?;
     Ok(Birth {
         identity: Identity {
             member_id,

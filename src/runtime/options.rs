@@ -26,6 +26,8 @@ const LEASE_CHECKPOINT_INTERVAL_NS: u64 = 300_000_000_000;
 const TREE_RESERVE_BYTES: u64 = 1 << 40;
 /// The tree's file grows, and shrinks, in steps of this size. Units: bytes.
 const TREE_GROWTH_BYTES: u64 = 1 << 20;
+/// Rows that one turn reads of a state that is taken over: about half a millisecond of work.
+const INSTALL_SLICE_ROWS: usize = 1024;
 
 /// Options of the member.
 pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
@@ -64,6 +66,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         tree_reserve_bytes: TREE_RESERVE_BYTES,
         tree_page_bytes: 4096,
         tree_growth_bytes: TREE_GROWTH_BYTES,
+        install_slice_rows: INSTALL_SLICE_ROWS,
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod inbound;
 mod link;
+mod presence;
 mod snapshot;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use net::{
-    io::Stream,
+    io::{Guest, Stream},
     peer::{Answer, Call, Handshake, PROTOCOL_MIN_VERSION, PROTOCOL_VERSION, Purpose, Verdict},
 };
 use raft::{Message, MessageType};
@@ -25,12 +26,14 @@ use storage::{tree::Root, wal::Identity};
 
 use super::{mailbox::Sender, now_ns};
 use crate::{
-    config::ETCD_VERSION,
+    bell::Bell,
+    config::{Config, ETCD_VERSION},
     member::{ENTRY_KINDS, Event, Membership},
     metrics::CoreMetrics,
 };
 pub(super) use link::resolve;
 use link::{Link, Outgoing};
+use presence::Presence;
 
 /// What is said of a member that is refused is said again after this long. Units: nanoseconds.
 const REFUSED_AGAIN_NS: u64 = 60_000_000_000;
@@ -56,17 +59,22 @@ struct Context {
     metrics: Arc<CoreMetrics>,
     /// A snapshot is being received, or received and not yet dealt with.
     receiving: Cell<bool>,
+    /// Snapshots are sent no faster. Units: bytes a second.
+    snapshot_rate: Option<u64>,
     /// Members that a snapshot is being sent to.
     sending: RefCell<BTreeSet<u64>>,
     /// Members that were refused, why, and when that was said.
     refused: RefCell<BTreeMap<u64, (Verdict, u64)>>,
+    presence: Presence,
+    /// Of each link, to be rung when its member has dialled.
+    knocks: RefCell<BTreeMap<u64, Bell>>,
 }
 
 impl Peers {
     /// No links yet. `first`: peer URLs of the members that a new or joining member begins with.
     pub fn new(
         identity: Identity,
-        data_dir: PathBuf,
+        config: &Config,
         first: BTreeMap<u64, Vec<String>>,
         to_core: Sender<Event>,
         metrics: Arc<CoreMetrics>,
@@ -76,11 +84,14 @@ impl Peers {
             cluster_id: identity.cluster_id,
             to_core,
             members: RefCell::default(),
-            data_dir,
+            data_dir: config.data_dir.clone(),
             metrics,
             receiving: Cell::new(false),
+            snapshot_rate: config.snapshot_send_rate,
             sending: RefCell::default(),
             refused: RefCell::default(),
+            presence: Presence::default(),
+            knocks: RefCell::default(),
         };
         let mut peers = Peers {
             ctx: Rc::new(ctx),
@@ -146,9 +157,13 @@ impl Peers {
         }
     }
 
-    /// The snapshot that was received is dealt with.
-    pub fn snapshot_done(&self) {
-        self.ctx.receiving.set(false);
+    /// The snapshot that was received is dealt with; `installed`, or not wanted.
+    pub fn snapshot_done(&self, installed: bool) {
+        let ctx = self.ctx.clone();
+        match installed {
+            true => ctx.receiving.set(false),
+            false => drop(glommio::spawn_local(async move { snapshot::discard(&ctx).await }).detach()),
+        }
     }
 
     /// Sends requests to the leader.
@@ -170,9 +185,9 @@ impl Peers {
     }
 
     /// What to do with a connection that another member dialled.
-    pub fn door(&self) -> impl Fn(Stream) + 'static {
+    pub fn door(&self) -> impl Fn(Stream, Guest) + 'static {
         let ctx = self.ctx.clone();
-        move |stream| drop(glommio::spawn_local(inbound::serve(ctx.clone(), stream)).detach())
+        move |stream, guest| drop(glommio::spawn_local(inbound::serve(ctx.clone(), stream, guest)).detach())
     }
 
     /// Lets all links go, once what they hold is sent.
@@ -246,6 +261,12 @@ impl Context {
             entry_kinds: theirs.entry_kinds,
             etcd_version: theirs.etcd_version.clone(),
         });
+    }
+
+    /// The process of a member has ended.
+    fn gone(&self, id: u64) {
+        tracing::info!(peer = format!("{id:x}"), "the peer's process has ended");
+        self.tell(Event::Gone(id));
     }
 
     fn tell(&self, event: Event) {

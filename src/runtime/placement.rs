@@ -35,11 +35,17 @@ impl Quota {
     }
 }
 
+/// Up to so many CPUs one executor does everything (ADR 10).
+const ALONE_CPUS_MAX: usize = 2;
+
 /// How many executors to run when no flag says so: the affinity or the quota, whichever is less, from 1 to
-/// [`DEFAULT_CORES_MAX`].
+/// [`DEFAULT_CORES_MAX`]; but one where there are two.
 pub fn default_cores(grants: Grants) -> usize {
     let quota = grants.quota.map_or(usize::MAX, |quota| quota.cores());
-    grants.affinity.min(quota).clamp(1, DEFAULT_CORES_MAX)
+    match grants.affinity.min(quota) {
+        ..=ALONE_CPUS_MAX => 1,
+        more => more.min(DEFAULT_CORES_MAX),
+    }
 }
 
 /// Reads the grants of this process; what cannot be read does not limit.
@@ -155,11 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_the_least_of_affinity_quota_and_eight_but_at_least_one() {
+    fn the_default_is_the_least_of_affinity_quota_and_eight_but_one_up_to_two() {
         assert_eq!(default_cores(grants(4, None)), 4);
         assert_eq!(default_cores(grants(64, None)), 8);
         assert_eq!(default_cores(grants(64, Some(250_000))), 3, "a quota is rounded up");
-        assert_eq!(default_cores(grants(2, Some(800_000))), 2);
+        assert_eq!(default_cores(grants(3, Some(800_000))), 3);
+        assert_eq!(default_cores(grants(2, Some(800_000))), 1);
         assert_eq!(
             default_cores(grants(2, Some(10_000))),
             1,
@@ -189,7 +196,7 @@ mod tests {
         ]);
         let read = read_grants_under(dir.path());
         assert_eq!(read, grants(7, Some(150_000)));
-        assert_eq!(default_cores(read), 2);
+        assert_eq!(default_cores(read), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 mod glommio_disk;
+mod lone;
 mod map;
 pub mod sim;
 mod std_disk;
@@ -163,6 +164,19 @@ impl WriteBuf {
         match self {
             WriteBuf::Bytes(data) => data.to_vec(),
             WriteBuf::Pieces(pieces) => pieces.concat(),
+        }
+    }
+
+    /// Copies the bytes into `to`, which is at least as long.
+    fn copy_to(&self, mut to: &mut [u8]) {
+        let mut put = |piece: &[u8]| {
+            let (head, tail) = std::mem::take(&mut to).split_at_mut(piece.len());
+            head.copy_from_slice(piece);
+            to = tail;
+        };
+        match self {
+            WriteBuf::Bytes(data) => put(data),
+            WriteBuf::Pieces(pieces) => pieces.iter().for_each(|piece| put(piece)),
         }
     }
 }

@@ -52,6 +52,7 @@ pub use key::Key;
 pub use kv::{BadKv, Kv, encode_keys_only, framed_len};
 pub use pins::{Pin, Pins};
 pub use range::{Interval, RangeCursor, RangeItem, RangeQuery, RangeSize};
+pub use restore::Restoring;
 pub use revision::{Revision, RowKey};
 pub use scan::{RowName, ViewRow, ViewRows};
 pub use store::{Stats, Store};

@@ -1,6 +1,6 @@
 //! The io_uring disk on real file systems, alone and under the log. Skipped where io_uring is denied.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use raft::Entry;
 use storage::{
@@ -176,6 +176,84 @@ async fn carries_a_log(root: &Path) {
     let (_, recovered) = Wal::open(&mut disk, options(), None).unwrap();
     assert_eq!(recovered.entries.len(), 2000);
     assert_eq!(recovered.entries[1999].data, vec![2000u64 as u8; 1500]);
+}
+
+/// Submits a durable block of `byte`s at that block.
+fn submit_block(disk: &mut GlommioDisk, file: FileId, block: u64, byte: u8) {
+    let data = WriteBuf::Bytes(vec![byte; 4096].into());
+    let offset = block * 4096;
+    disk.submit(block, Op::Write { file, offset, data });
+}
+
+async fn end_all(disk: &mut GlommioDisk, count: usize) {
+    let mut ended = Vec::new();
+    while ended.len() < count {
+        disk.completed().await;
+        disk.poll(&mut ended);
+    }
+    assert!(ended.iter().all(|completion| completion.result.is_ok()), "{ended:?}");
+}
+
+async fn writes_alone(root: &Path) {
+    const LONG: Duration = Duration::from_secs(60);
+    let mut disk = GlommioDisk::new(root).await.unwrap();
+    let durable = OpenOptions {
+        direct_dsync: true,
+        ..WRITE
+    };
+    let file = open(&mut disk, "log", durable).await;
+    submit_block(&mut disk, file, 0, 1);
+    assert!(disk.launch(true), "it may be alone");
+    glommio::executor().yield_now().await;
+    assert!(!disk.wait_for_lone(LONG), "the first write opens the file on the ring");
+    end_all(&mut disk, 1).await;
+
+    submit_block(&mut disk, file, 1, 2);
+    assert!(disk.launch(true));
+    glommio::executor().yield_now().await;
+    assert!(
+        !disk.wait_for_lone(LONG),
+        "nobody knows yet how long such a write takes"
+    );
+    end_all(&mut disk, 1).await;
+
+    submit_block(&mut disk, file, 2, 3);
+    assert!(disk.launch(true));
+    glommio::executor().yield_now().await;
+    assert!(disk.wait_for_lone(LONG), "now it does");
+    submit_block(&mut disk, file, 3, 4);
+    end_all(&mut disk, 2).await;
+
+    // Those that are under way together are the ring's, and so is one that comes while another is with the thread.
+    submit_block(&mut disk, file, 4, 5);
+    submit_block(&mut disk, file, 5, 6);
+    assert!(!disk.launch(true));
+    end_all(&mut disk, 2).await;
+    submit_block(&mut disk, file, 6, 7);
+    assert!(disk.launch(true));
+    glommio::executor().yield_now().await;
+    submit_block(&mut disk, file, 7, 8);
+    assert!(disk.launch(true));
+    end_all(&mut disk, 2).await;
+
+    let (len, offset) = (8 * 4096, 0);
+    let Ok(Output::Data(data)) = run(&mut disk, Op::Read { file, offset, len }).await else {
+        panic!("data")
+    };
+    let expected: Vec<u8> = (1..=8).flat_map(|byte| [byte; 4096]).collect();
+    assert!(data == expected, "every block holds what was written to it");
+}
+
+#[test]
+fn a_durable_write_that_is_alone_goes_to_a_thread_and_others_to_the_ring() {
+    for parent in [std::env::temp_dir(), "/dev/shm".into()] {
+        let Ok(dir) = tempfile::tempdir_in(&parent) else {
+            println!("skipped: needs {}", parent.display());
+            continue;
+        };
+        let path = dir.path().to_owned();
+        on_executor(|| async move { writes_alone(&path).await });
+    }
 }
 
 #[test]

@@ -188,14 +188,14 @@ async fn a_lease_that_nobody_keeps_alive_ends_and_takes_its_keys() {
 #[tokio::test]
 async fn a_lease_kept_alive_lives_on() {
     let (_server, client) = fresh().await;
-    let id = client.grant(2).await;
+    let id = client.grant(3).await;
     leased(&client, id, "k").await;
     let (mut stream, first) = KeepAlive::open(&client, id).await;
-    assert_eq!((first.id, first.ttl), (id, 2));
+    assert_eq!((first.id, first.ttl), (id, 3));
     assert_eq!(revision(&first.header), 2);
-    for _ in 0..8 {
+    for _ in 0..12 {
         pause_ms(500).await;
-        assert_eq!(stream.renew(id).await.ttl, 2);
+        assert_eq!(stream.renew(id).await.ttl, 3);
     }
     assert!(client.get("k").await.is_some(), "twice its time has passed");
     client.try_revoke(id).await.unwrap();

@@ -240,6 +240,24 @@ async fn the_hash_answers_which_revisions_it_covers() {
 }
 
 #[tokio::test]
+async fn the_hash_of_an_earlier_compaction_is_remembered() {
+    let (_server, client) = fresh().await;
+    for i in 0..8 {
+        client.put(format!("k{}", i % 3), "v").await;
+    }
+    client.compact(4).await;
+    let first = client.try_hash_kv(4).await.unwrap();
+    client.compact(7).await;
+    let again = client.try_hash_kv(4).await.unwrap();
+    assert_eq!(
+        (again.hash, again.compact_revision),
+        (first.hash, first.compact_revision)
+    );
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    refused(client.try_hash_kv(5).await, Code::OutOfRange, compacted);
+}
+
+#[tokio::test]
 async fn the_hash_survives_a_restart() {
     let (mut server, client) = fresh().await;
     for i in 0..50 {
@@ -298,4 +316,12 @@ async fn bad_downgrade_targets_are_refused() {
     refused(validate("nonsense").await, Code::InvalidArgument, text);
     let text = "etcdserver: invalid downgrade target version";
     refused(validate("3.1.0").await, Code::InvalidArgument, text);
+    refused(validate("3.6.0").await, Code::InvalidArgument, text);
+    assert_eq!(validate("3.5").await.unwrap().into_inner().version, "3.6");
+    let request = DowngradeRequest {
+        action: 7,
+        version: "3.5".into(),
+    };
+    let answer = client.maintenance.clone().downgrade(request).await;
+    refused(answer, Code::Unknown, "etcdserver: unknown method");
 }

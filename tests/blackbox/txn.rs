@@ -2,13 +2,14 @@
 
 use crate::support::{
     pb::etcdserverpb::{
-        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
         compare::{CompareResult::Equal, TargetUnion},
         request_op::Request,
     },
     *,
 };
-use tonic::Code;
+use tonic::{Code, Request as Call, Status, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic_prost::ProstCodec;
 
 const DUPLICATE: &str = "etcdserver: duplicate key given in txn request";
 const TOO_MANY: &str = "etcdserver: too many operations in txn request";
@@ -347,6 +348,57 @@ async fn max_txn_ops_moves_the_limit_and_nesting_eats_from_it() {
         Code::InvalidArgument,
         TOO_MANY,
     );
+}
+
+/// `levels` transactions, one in the other; the innermost puts `key`.
+fn nested(levels: usize, key: &str) -> TxnRequest {
+    (1..levels).fold(txn_of(vec![put_op(key, "v")]), |inner, _| txn_of(vec![txn_op(inner)]))
+}
+
+/// Sends a transaction whose answer may be deeper than `prost` reads: of that only the outside is read.
+async fn try_deep(client: &Client, request: TxnRequest) -> Result<(), Status> {
+    let mut grpc = Grpc::new(client.channel.clone());
+    grpc.ready().await.expect("the channel is ready");
+    let path = PathAndQuery::from_static("/etcdserverpb.KV/Txn");
+    let codec = ProstCodec::<TxnRequest, ()>::default();
+    grpc.unary(Call::new(request), path, codec).await.map(drop)
+}
+
+#[tokio::test]
+async fn transactions_nest_as_deep_as_they_may_have_operations() {
+    let (mut server, client) = fresh().await;
+    for levels in [49, 50, 51, 127, 128] {
+        try_deep(&client, nested(levels, &format!("{levels:03}")))
+            .await
+            .unwrap_or_else(|status| panic!("{levels} levels: {status}"));
+    }
+    for levels in [129, 1000, 1001, 5000] {
+        let answer = try_deep(&client, nested(levels, "never")).await;
+        refused(answer, Code::InvalidArgument, TOO_MANY);
+    }
+    let taken = ["049", "050", "051", "127", "128"];
+    assert_eq!(keys(&client.range(all_range()).await.kvs), taken);
+    server.kill_9();
+    server.start_again();
+    let kept = server.client().range(all_range()).await.kvs;
+    assert_eq!(keys(&kept), taken, "the log is read as deep");
+}
+
+#[tokio::test]
+async fn a_thousand_levels_are_taken_where_max_txn_ops_allows_them() {
+    let server = Server::start(&["--max-txn-ops=100000"]).await;
+    let client = server.client();
+    try_deep(&client, nested(1000, "deep")).await.unwrap();
+    assert!(client.get("deep").await.is_some());
+    if server.is_reference() {
+        return; // etcd goes on, until its time runs out at some thousands of levels.
+    }
+    refused(
+        try_deep(&client, nested(1001, "never")).await,
+        Code::InvalidArgument,
+        TOO_MANY,
+    );
+    assert_eq!(client.get("never").await, None);
 }
 
 #[tokio::test]

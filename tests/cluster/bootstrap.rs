@@ -1,5 +1,10 @@
 //! How members that have no data find their cluster, and when they refuse to.
 
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+};
+
 use super::dns;
 use crate::{rig::Cluster, support::*};
 
@@ -202,6 +207,50 @@ async fn flags_that_contradict_each_other_are_refused_at_the_first_start_only() 
     // It knows itself now.
     cluster.name_members("m0=http://127.0.0.1:1");
     cluster.nodes[0].start(true);
+}
+
+/// A member of a cluster that knows two members and tells this version; its peer URL.
+fn fake_member(joiner_url: &str, version: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let members = format!(
+        r#"[{{"id":10,"peerURLs":["{url}"],"name":"old","clientURLs":["{url}"]}},{{"id":11,"peerURLs":["{joiner_url}"]}}]"#
+    );
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let body = match request[..read].starts_with(b"GET /version ") {
+                true => format!(r#"{{"etcdserver":"{version}","etcdcluster":"{version}"}}"#),
+                false => members.clone(),
+            };
+            let head = "HTTP/1.1 200 OK\r\nX-Etcd-Cluster-ID: 7\r\nConnection: close\r\n";
+            let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_at_a_version_that_is_not_kept_to_is_not_joined() {
+    for (version, why) in [
+        ("3.7.0", "member a says that the cluster is at version 3.7.0"),
+        ("2.3.0", "member a says that the cluster is at version 2.3.0"),
+        ("not_decided", "no other member told its version in time"),
+    ] {
+        let mut cluster = Cluster::unborn(0, &[]);
+        let fresh = cluster.prepare(&[]);
+        let node = &mut cluster.nodes[fresh];
+        let own = node.peer_url();
+        let list = format!("{}={own},old={}", node.name, fake_member(&own, version));
+        node.name_in(&list);
+        let said = node.start_refused();
+        assert!(said.contains("incompatible with current running cluster"), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,6 +103,42 @@ async fn a_damaged_tree_is_refilled_by_the_others_under_the_same_member_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tree_whose_meta_pages_are_both_damaged_is_refilled_though_the_flags_name_nobody() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    let rotten = (leader + 1) % 3;
+    let client = cluster.nodes[leader].client();
+    fill(&client, 0, 300).await;
+    let id = cluster.nodes[rotten].id().await;
+    let roster = cluster.nodes[rotten].data_dir.join("members");
+    eventually("the members are written down", || async {
+        std::fs::read_to_string(&roster).is_ok_and(|text| text.matches("peerURLs").count() == 3)
+    })
+    .await;
+    cluster.nodes[rotten].kill_9();
+    let tree = cluster.nodes[rotten].data_dir.join("tree");
+    flip(&tree, 40);
+    flip(&tree, PAGE_BYTES + 40);
+    rot_tree(&cluster.nodes[rotten]);
+    fill(&client, 300, 320).await;
+    let own = format!("m{rotten}={}", cluster.nodes[rotten].peer_url());
+    cluster.nodes[rotten].name_in(&own);
+
+    // Without its note there is nothing to tell that others have what it lost.
+    let aside = roster.with_extension("aside");
+    std::fs::rename(&roster, &aside).expect("it is there");
+    refuses(&mut cluster.nodes[rotten], "the file is damaged");
+    std::fs::rename(&aside, &roster).expect("it is there");
+
+    cluster.nodes[rotten].start(false);
+    is_refilled(&cluster.nodes[rotten]);
+    cluster.leader().await;
+    cluster.agree().await;
+    assert_eq!(cluster.nodes[rotten].id().await, id);
+    assert_eq!(cluster.nodes[rotten].client().keys("key").await.len(), 320);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damage_found_while_serving_ends_the_member_and_its_next_start_refills_it() {
     let mut cluster = Cluster::start(3, &[]).await;
     let leader = cluster.leader().await;

@@ -1,5 +1,14 @@
 //! Snapshots for members that lag behind the log.
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use net::peer::{Decoder, Encoder, Frame, Handshake, PROTOCOL_MIN_VERSION, PROTOCOL_VERSION, Purpose, Verdict};
+use raft::{Message, MessageType, Snapshot, SnapshotMetadata};
+
 use crate::{
     rig::{Cluster, Node},
     support::{pb::etcdserverpb::*, *},
@@ -124,5 +133,175 @@ async fn a_watcher_on_a_member_that_installs_a_snapshot_misses_nothing() {
     for (number, event) in events.into_iter().enumerate() {
         assert_eq!(event.kv.unwrap().value, number.to_string().into_bytes());
     }
+    cluster.agree().await;
+}
+
+/// The sum of the samples of this family, of its count where it is a histogram.
+fn metric(node: &Node, name: &str) -> f64 {
+    let page = http(&node.endpoint(), "GET", "/metrics").body;
+    let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let values = page.lines().filter(of).filter_map(|line| line.rsplit(' ').next());
+    values.map(|value| value.parse::<f64>().expect("a number")).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_snapshot_at_a_limited_rate_goes_in_pieces_while_puts_go_on() {
+    const VALUE_BYTES: usize = 256 << 10;
+    const VALUES: usize = 256;
+    const RATE: usize = 16 << 20;
+    let rate = format!("--snapshot-send-rate={RATE}");
+    let mut cluster = Cluster::start(3, &[FEW_KEPT[0], &rate]).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.nodes[away].kill_9();
+    let client = cluster.nodes[leader].client();
+    for number in 0..VALUES {
+        client
+            .put(format!("large{number:03}"), vec![number as u8; VALUE_BYTES])
+            .await;
+    }
+    // The log is cut once the tree has the entries.
+    pause_ms(500).await;
+    write(&client, 0, 40).await;
+    pause_ms(500).await;
+    write(&client, 0, 40).await;
+    cluster.nodes[away].start(false);
+    let sender = cluster.nodes[leader].process.as_ref().unwrap();
+    let receiver = cluster.nodes[away].process.as_ref().unwrap();
+    assert!(sender.logged("sending a snapshot", PATIENCE), "{}", cluster.logs());
+    let begun = Instant::now();
+    let mut puts = 0;
+    while !receiver.log().contains("a snapshot is received whole") {
+        client.put("small", puts.to_string()).await;
+        puts += 1;
+        assert!(begun.elapsed() < 3 * PATIENCE, "{}", cluster.logs());
+        pause_ms(5).await;
+    }
+    assert!(puts > 20, "{puts} puts beside the transfer");
+    assert!(
+        receiver.logged("a snapshot is installed", PATIENCE),
+        "{}",
+        cluster.logs()
+    );
+    for process in [sender, receiver] {
+        assert!(process.log().contains("\"percent\""), "{}", process.log_tail());
+    }
+    cluster.nodes[away].wait_ready();
+    cluster.leader().await;
+    cluster.agree().await;
+
+    // Of so many bytes no more than 16 MiB and a piece ever waited for a sync.
+    let bytes = VALUES * VALUE_BYTES;
+    let syncs = metric(&cluster.nodes[away], "etcd_snap_db_fsync_duration_seconds_count");
+    assert!(syncs >= (bytes / (18 << 20)) as f64, "{syncs} syncs");
+    for (at, name) in [
+        (away, "etcd_snap_db_save_total_duration_seconds_count"),
+        (away, "etcd_network_snapshot_receive_success"),
+        (leader, "etcd_network_snapshot_send_success"),
+    ] {
+        assert!(metric(&cluster.nodes[at], name) >= 1.0, "{name}");
+    }
+    assert!(metric(&cluster.nodes[leader], "etcd_network_peer_sent_bytes_total") > bytes as f64);
+}
+
+/// Begins to send a snapshot as the member `from` would; the connection, once the member has the first piece.
+fn begin_transfer(to: &Node, cluster_id: u64, from: u64, to_id: u64) -> TcpStream {
+    let mut stream = TcpStream::connect(to.peer_endpoint()).expect("the port is open");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
+    let hello = Handshake {
+        version: PROTOCOL_VERSION,
+        min_version: PROTOCOL_MIN_VERSION,
+        cluster_id,
+        from,
+        to: to_id,
+        entry_kinds: etcore::member::ENTRY_KINDS,
+        etcd_version: "3.6.14".into(),
+        purpose: Purpose::Snapshot,
+        verdict: Verdict::Accepted,
+    };
+    let message = Message {
+        msg_type: MessageType::MsgSnap,
+        from,
+        to: to_id,
+        term: 1,
+        snapshot: Some(Snapshot {
+            metadata: SnapshotMetadata {
+                index: 1 << 40,
+                term: 1,
+                ..SnapshotMetadata::default()
+            },
+            ..Snapshot::default()
+        }),
+        ..Message::default()
+    };
+    let (mut encoder, mut out) = (Encoder::default(), Vec::new());
+    encoder.handshake(&hello, &mut out);
+    encoder.message(&message, &mut out);
+    encoder.chunk(&[0; 8 + (64 << 10)], &mut out);
+    stream.write_all(&out).expect("it takes bytes");
+    let (mut decoder, mut buf) = (Decoder::new(4096), [0; 1024]);
+    loop {
+        match decoder.take_frame().expect("a frame") {
+            Some(Frame::Handshake(theirs)) => {
+                assert_eq!(theirs.verdict, Verdict::Accepted);
+                return stream;
+            }
+            Some(other) => panic!("it answered {other:?}"),
+            None => {
+                let read = stream.read(&mut buf).expect("an answer");
+                assert!(read > 0, "it closed the connection");
+                decoder.feed(&buf[..read]);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_is_cut_leaves_nothing_behind_and_the_next_one_is_clean() {
+    let mut cluster = Cluster::start(3, FEW_KEPT).await;
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    let client = cluster.nodes[leader].client();
+    let header = client.status().await.header.expect("a header");
+    let behind_id = cluster.nodes[behind].id().await;
+    let incoming = cluster.nodes[behind].data_dir.join("tree.incoming");
+    let len = || std::fs::metadata(&incoming).map_or(0, |file| file.len());
+
+    for round in 1..=2 {
+        let node = &cluster.nodes[behind];
+        let stream = begin_transfer(node, header.cluster_id, header.member_id, behind_id);
+        eventually("a piece is written", || async { len() > 0 }).await;
+        if round == 2 {
+            // While one is under way another is refused, and does not disturb it.
+            let mut second = begin_transfer(node, header.cluster_id, header.member_id, behind_id);
+            assert_eq!(second.read(&mut [0; 64]).unwrap_or(0), 0);
+            assert!(len() > 0, "the first one goes on");
+        }
+        drop(stream);
+        eventually("what came is thrown away", || async { !incoming.exists() }).await;
+        let failures = metric(node, "etcd_network_snapshot_receive_failures");
+        assert_eq!(failures, f64::from(round), "each cut is counted");
+        assert_eq!(metric(node, "etcd_network_snapshot_receive_inflights_total"), 0.0);
+    }
+    // One that is killed in the middle takes what it has away at its next start.
+    let stream = begin_transfer(&cluster.nodes[behind], header.cluster_id, header.member_id, behind_id);
+    eventually("a piece is written", || async { len() > 0 }).await;
+    cluster.nodes[behind].kill_9();
+    drop(stream);
+    assert!(incoming.exists());
+    write(&client, 0, 300).await;
+    pause_ms(500).await;
+    write(&client, 300, 340).await;
+    cluster.nodes[behind].start(true);
+    let process = cluster.nodes[behind].process.as_ref().unwrap();
+    assert!(
+        process.logged("a snapshot is installed", PATIENCE),
+        "{}",
+        cluster.logs()
+    );
+    assert!(!incoming.exists());
+    cluster.leader().await;
     cluster.agree().await;
 }

@@ -47,5 +47,6 @@ pub fn options(member_id: u64, initial_members: Vec<MemberInfo>) -> MemberOption
         tree_reserve_bytes: 256 << 20,
         tree_page_bytes: 4096,
         tree_growth_bytes: 1 << 20,
+        install_slice_rows: 1024,
     }
 }

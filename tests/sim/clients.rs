@@ -17,7 +17,7 @@ impl Cluster {
         let (floor, asked_ns, clocks) = (self.known, self.now_ns, self.clocks());
         let writer = self.next_writer;
         self.next_writer += 1;
-        let Some(up) = self.hosts[index].up.as_mut() else {
+        let Some(up) = self.hosts[index].up.as_mut().filter(|up| !up.engine.is_refilling()) else {
             return;
         };
         let id = up.ids.make();
@@ -93,7 +93,10 @@ impl Cluster {
     }
 
     fn refused(&mut self, pending: Pending, refusal: Refusal) -> Check {
-        self.counts.refusals += 1;
+        *self.counts.refused.entry(pending.ask.name()).or_default() += 1;
+        if refusal == Refusal::LearnerNotReady {
+            *self.counts.events.entry("learners found not to be ready").or_default() += 1;
+        }
         let limited = self.history_allows(refusal, &pending);
         ensure!(limited, "refused with {refusal:?}, which has no reason");
         if is_final(refusal) && matches!(pending.ask, Ask::Put(_) | Ask::Txn(_)) {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcore::{
     api::past::{ViewPast, events},
-    member::{BootError, Outputs, Published},
+    member::{BootError, Event, Outputs, Published},
 };
 use raft::{Message, MessageType};
 use storage::io::sim::Rng;
 
 use crate::{
     consensus::Consensus,
+    effort::Effort,
     history::{Check, History, ensure},
     host::{Host, founder_id},
     leases::{Leases, lease_of},
@@ -30,6 +31,8 @@ pub enum Action {
     Release(usize, u64),
     /// From a machine to a member.
     Deliver(usize, u64, Payload),
+    /// A life of a machine's member takes another member for gone.
+    Gone(usize, u64, u64),
     /// Members look at their links.
     Links,
     /// The next piece of a snapshot.
@@ -77,7 +80,8 @@ pub struct Counts {
     pub options: BTreeMap<&'static str, u64>,
     /// Events that are no faults.
     pub events: BTreeMap<&'static str, u64>,
-    pub refusals: u64,
+    /// Refusals, by what was asked for.
+    pub refused: BTreeMap<&'static str, u64>,
     pub simulated_ns: u64,
     pub turns: u64,
     pub revisions: u64,
@@ -85,6 +89,8 @@ pub struct Counts {
     pub watch_events: u64,
     pub leases_expired: u64,
     pub leases_renewed: u64,
+    /// Events of the second in which most happened.
+    pub busiest_second: u64,
     /// A digest of everything that happened.
     pub digest: u64,
 }
@@ -97,12 +103,12 @@ impl Counts {
             (&mut self.answers, &other.answers),
             (&mut self.options, &other.options),
             (&mut self.events, &other.events),
+            (&mut self.refused, &other.refused),
         ] {
             for (kind, count) in theirs {
                 *mine.entry(kind).or_default() += count;
             }
         }
-        self.refusals += other.refusals;
         self.simulated_ns += other.simulated_ns;
         self.turns += other.turns;
         self.revisions += other.revisions;
@@ -110,6 +116,7 @@ impl Counts {
         self.watch_events += other.watch_events;
         self.leases_expired += other.leases_expired;
         self.leases_renewed += other.leases_renewed;
+        self.busiest_second = self.busiest_second.max(other.busiest_second);
         self.digest ^= other.digest;
     }
 }
@@ -139,6 +146,7 @@ pub struct Cluster {
     /// Newest revision that some client knows.
     pub known: i64,
     pub next_writer: u64,
+    pub effort: Effort,
     queue: BTreeMap<(u64, u64), Action>,
     next_action: u64,
     trace: bool,
@@ -173,6 +181,7 @@ impl Cluster {
             intercepted: Vec::new(),
             known: 1,
             next_writer: 1,
+            effort: Effort::default(),
             queue: BTreeMap::new(),
             next_action: 0,
             trace,
@@ -220,6 +229,7 @@ impl Cluster {
             let action = entry.remove();
             self.now_ns = at_ns;
             self.fold(&[at_ns, number]);
+            self.count_event()?;
             self.act(action)?;
             if done(self) {
                 return Ok(true);
@@ -238,6 +248,12 @@ impl Cluster {
             }
             Action::Deliver(from, to, payload) => {
                 self.deliver(from, to, payload);
+                Ok(())
+            }
+            Action::Gone(index, life, id) => {
+                if self.hosts[index].life == life {
+                    self.tell(index, Event::Gone(id));
+                }
                 Ok(())
             }
             Action::Links => {
@@ -315,6 +331,8 @@ impl Cluster {
             return self.crash(index);
         }
         self.effects(index, &mut out)?;
+        self.check_refilling(index)?;
+        self.watch_stall(index)?;
         self.plan_release(index);
         let after_ns = match out.more {
             true => 10 * US,
@@ -342,6 +360,9 @@ impl Cluster {
         if out.installed {
             *self.counts.events.entry("snapshots installed").or_default() += 1;
             self.note(|| format!("m{index} has installed a snapshot"));
+            if self.hosts[index].rotten {
+                self.refilled(index);
+            }
         }
         if let Some(published) = out.published.take() {
             self.published(index, published, out.installed)?;
@@ -452,6 +473,11 @@ impl Cluster {
 
     fn published(&mut self, index: usize, published: Published, installed: bool) -> Check {
         let Published { view, blocks } = published;
+        if self.is_refilling(index) {
+            // It has nothing to show to anybody.
+            self.hosts[index].up().view = view;
+            return Ok(());
+        }
         let before = self.history.revision();
         let (now_ns, clocks) = (self.now_ns, self.clocks());
         let mut revision = self.hosts[index].up().revision;
@@ -516,6 +542,7 @@ impl Cluster {
             "process killed"
         });
         self.note(|| format!("m{index} crashes, power {power:?}"));
+        self.let_notice(index);
         self.hosts[index].crash(power);
         self.forget_clients(index);
         let down_ns = if self.calm {
@@ -585,10 +612,13 @@ impl Cluster {
                 view.revision()
             )
         });
+        self.wake(index, 0);
+        if !self.look_for_damage(index)? {
+            return Ok(());
+        }
         self.history
             .check_state(&view.store)
             .map_err(|why| format!("m{index} after its start: {why}"))?;
-        self.wake(index, 0);
         Ok(())
     }
 
@@ -603,7 +633,7 @@ impl Cluster {
 
     fn check_turn(&mut self) -> Check {
         for index in 0..self.hosts.len() {
-            let Some(up) = self.hosts[index].up.as_ref() else {
+            let Some(up) = self.hosts[index].up.as_ref().filter(|up| !up.engine.is_refilling()) else {
                 continue;
             };
             let store = up.view.store.clone();

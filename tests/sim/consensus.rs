@@ -1,7 +1,7 @@
 //! The invariants of consensus, checked from what members send and hold, after each of their turns.
 //!
 //! - A member grants one candidate its vote in a term, over all its lives; a leader has the votes of a quorum of voters.
-//! - A term has one leader.
+//! - A term has one leader, who was a voter when it was elected.
 //! - What a leader commits is of its term and acknowledged by a quorum of voters; learners do not count.
 //! - What is acknowledged is durable, and a restart takes back no term that was promised.
 //! - A committed entry has one term, and a commit index never goes back.
@@ -103,11 +103,14 @@ impl Consensus {
             seen.commit
         );
         let leads = raft.is_leader();
-        if leads && (seen.role != Role::Leader || seen.term != term) {
+        let elected = leads && (seen.role != Role::Leader || seen.term != term);
+        if elected {
             self.check_election(raft, &seen.configuration)?;
         }
         if commit > seen.commit {
-            if leads {
+            // The vote that made it leader may have told it what was committed already.
+            let told = elected && self.terms.get(&commit).copied() == raft.entry_term(commit).ok();
+            if leads && !told {
                 self.check_commit(raft, &seen.configuration)?;
             }
             self.check_terms(raft, seen.commit, commit)?;
@@ -125,6 +128,10 @@ impl Consensus {
         ensure!(leader == me, "term {term} is led by {leader:x} and {me:x}");
         self.vote(term, me, me)?;
         let now = raft.conf_state();
+        ensure!(
+            before.voters.contains(&me) || now.voters.contains(&me),
+            "{me:x} leads term {term} and is no voter of {now:?}"
+        );
         let voted = |voter: u64| self.votes.get(&(term, voter)) == Some(&me);
         ensure!(
             has_quorum(before, voted) || has_quorum(&now, voted),

@@ -61,7 +61,13 @@ const OPTIONS: &[&str] = &[
 ];
 
 const EVENTS: &[&str] = &[
+    "disk stalls noticed",
+    "ends noticed",
+    "leadership given up for a stalled disk",
+    "learners found not to be ready",
     "members joined",
+    "members refilled",
+    "refills begun",
     "removed members stopped",
     "snapshots begun",
     "snapshots installed",
@@ -75,9 +81,11 @@ const FAULTS: &[&str] = &[
     "clock rate",
     "cluster split",
     "crash in recovery",
+    "damaged tree noted",
     "disk lost",
     "disk stall",
     "failing disk call",
+    "false alarm of an end",
     "full disk",
     "leader transfer",
     "link cut one way",
@@ -92,6 +100,7 @@ const FAULTS: &[&str] = &[
     "process killed",
     "receiver of a snapshot gone",
     "removed member told so",
+    "rot answered by a refill",
     "rot refused at start",
     "rot without effect",
     "sender of a snapshot gone",
@@ -100,6 +109,8 @@ const FAULTS: &[&str] = &[
     "snapshot failed by the disk",
     "snapshot given up",
     "stopped by its disk",
+    "tree rotten",
+    "tree rotten where nothing is",
 ];
 
 /// What should have happened and did not.

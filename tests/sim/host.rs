@@ -18,6 +18,7 @@ use storage::io::{ErrorKind, SimDisk, sim::Fault};
 use crate::{
     consensus::Seen,
     network::Link,
+    stalls::StallSeen,
     watching::{Call, Wire},
     weather::{Clock, MS, SEC, Weather},
 };
@@ -50,6 +51,10 @@ pub struct Up {
     pub seen: Option<Seen>,
     /// It was removed and stops by then at the latest. Units: nanoseconds.
     pub leaves_ns: Option<u64>,
+    /// It led after the last turn.
+    pub led: bool,
+    /// It calls its disk stalled.
+    pub stall: Option<StallSeen>,
 }
 
 /// One machine.
@@ -71,6 +76,10 @@ pub struct Host {
     pub full: bool,
     /// No operation of the disk ends before. Units: nanoseconds.
     pub stalled_until_ns: u64,
+    /// The member's tree may be damaged.
+    pub rotten: bool,
+    /// It was, once: a note of that may come back with a crash.
+    pub was_rotten: bool,
     /// A member belongs on this machine, up or down.
     pub stands: bool,
     /// The member joins a cluster that is there.
@@ -98,6 +107,8 @@ impl Host {
             may_fail: false,
             full: false,
             stalled_until_ns: 0,
+            rotten: false,
+            was_rotten: false,
             stands: false,
             joins: false,
         }
@@ -154,6 +165,8 @@ impl Host {
             tree_reserve_bytes: 256 << 20,
             tree_page_bytes: weather.tree_page_bytes,
             tree_growth_bytes: weather.tree_growth_bytes,
+            // From what is there, so that no seed tells another story.
+            install_slice_rows: weather.piece_bytes >> 8,
         }
     }
 
@@ -186,6 +199,8 @@ impl Host {
             receiving: false,
             seen: None,
             leaves_ns: None,
+            led: false,
+            stall: None,
         });
         self.life += 1;
         (self.next_turn_ns, self.release_due) = (u64::MAX, false);

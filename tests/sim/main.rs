@@ -33,12 +33,15 @@ mod clients;
 mod cluster;
 mod consensus;
 mod coverage;
+mod damage;
+mod effort;
 mod history;
 mod host;
 mod leases;
 mod network;
 mod operator;
 mod requests;
+mod stalls;
 mod stories;
 mod transactions;
 mod transfers;
@@ -111,7 +114,7 @@ fn run_many(seeds: impl Iterator<Item = u64> + Send) -> (Counts, Vec<String>) {
 fn tell(counts: &Counts) {
     println!(
         "{:.2} simulated hours, {} turns, {} revisions, {} terms with a leader, {} watch events, {} leases expired, {} \
-         renewed, {} refusals",
+         renewed, {} refusals, {} events in the busiest second",
         counts.simulated_ns as f64 / (3600 * SEC) as f64,
         counts.turns,
         counts.revisions,
@@ -119,9 +122,11 @@ fn tell(counts: &Counts) {
         counts.watch_events,
         counts.leases_expired,
         counts.leases_renewed,
-        counts.refusals
+        counts.refused.values().sum::<u64>(),
+        counts.busiest_second
     );
     println!("answers: {:?}", counts.answers);
+    println!("refused: {:?}", counts.refused);
     println!("options: {:?}", counts.options);
     println!("events: {:?}", counts.events);
     println!("faults: {:?}", counts.faults);

@@ -147,6 +147,26 @@ impl Cluster {
         }
     }
 
+    /// The other members may notice that this one has ended: mostly at once, at times when it is back already.
+    pub fn let_notice(&mut self, gone: usize) {
+        let id = self.hosts[gone].id;
+        for index in 0..self.hosts.len() {
+            let sees = index != gone && self.hosts[index].up.is_some() && !self.is_cut(index, gone);
+            if sees && self.rng.percent(self.weather.noticed) {
+                let most = self.rng.pick(&[1, 1, 20, 1000]);
+                let after_ns = self.rng.between(50 * US, most * MS);
+                self.take_for_gone(index, id, after_ns);
+                *self.counts.events.entry("ends noticed").or_default() += 1;
+            }
+        }
+    }
+
+    /// A member takes another one for gone, rightly or not.
+    pub fn take_for_gone(&mut self, index: usize, id: u64, after_ns: u64) {
+        let life = self.hosts[index].life;
+        self.plan(after_ns, Action::Gone(index, life, id));
+    }
+
     /// Members notice which others they can reach.
     pub fn look_at_links(&mut self) {
         self.plan(LINKS_NS, Action::Links);

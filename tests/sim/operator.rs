@@ -67,7 +67,7 @@ impl Cluster {
             .hosts
             .iter()
             .filter(|host| host.stands)
-            .filter_map(|host| host.up.as_ref());
+            .filter_map(|host| host.up.as_ref().filter(|up| !up.engine.is_refilling()));
         let newest = up.max_by_key(|up| up.view.applied_index)?;
         Some(newest.view.members.clone())
     }
@@ -84,6 +84,11 @@ impl Cluster {
             .map(|host| host.id)
             .collect();
         members.members.keys().copied().collect::<BTreeSet<u64>>() == ids
+    }
+
+    /// Whether no change is under way, nor needed.
+    pub fn is_at_rest(&self) -> bool {
+        !self.operator.waits && self.now_ns >= self.operator.unsure_until_ns && self.is_staffed()
     }
 
     /// The operator looks, and does one thing at most.
@@ -136,7 +141,11 @@ impl Cluster {
 
     fn begin_job(&mut self) {
         let churn_ns = self.weather.churn_ns;
-        if self.calm || churn_ns == 0 || self.now_ns < self.operator.unsure_until_ns.max(self.operator.next_job_ns) {
+        if self.calm
+            || self.is_damaged()
+            || churn_ns == 0
+            || self.now_ns < self.operator.unsure_until_ns.max(self.operator.next_job_ns)
+        {
             return;
         }
         let wait_ns = self.rng.between(churn_ns / 4, churn_ns * 2);
@@ -199,7 +208,8 @@ impl Cluster {
     }
 
     fn change(&mut self, what: &'static str, change: MemberChange) {
-        let up = |index: &usize| self.hosts[*index].stands && self.hosts[*index].up.is_some();
+        let up =
+            |index: &usize| self.hosts[*index].stands && self.hosts[*index].up.is_some() && !self.is_refilling(*index);
         let live: Vec<usize> = (0..self.hosts.len()).filter(up).collect();
         let asked = match self.leader().filter(|_| self.rng.percent(60)) {
             Some(leader) => leader,

@@ -1,6 +1,6 @@
 //! Histories made by hand, where chance would take long to find them.
 
-use etcore::member::{Event, MemberChange};
+use etcore::member::{Event, MemberChange, MemberInfo};
 use net::pb::etcdserverpb::{InternalRaftRequest, LeaseRevokeBatchRequest};
 use prost::Message as _;
 use raft::{Entry, Message, MessageType};
@@ -103,6 +103,67 @@ fn a_leader_that_stood_still_serves_no_old_reads() {
     cluster.resume(old);
     go_on(&mut cluster, 5 * SEC);
     assert!(cluster.pending.is_empty(), "it answers, with the newest state");
+}
+
+/// A cluster whose election time-out is ten seconds at least.
+fn slow_to_elect(members: u64, seed: u64) -> Cluster {
+    let mut cluster = healthy_in(
+        Weather {
+            tick_ns: SEC,
+            ..Weather::fair(members)
+        },
+        seed,
+    );
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    put(&mut cluster, leader);
+    go_on(&mut cluster, 2 * SEC);
+    cluster
+}
+
+fn term(cluster: &Cluster, index: usize) -> u64 {
+    cluster.hosts[index].up.as_ref().expect("it is up").view.term
+}
+
+#[test]
+fn a_leader_that_is_seen_to_end_is_succeeded_without_waiting_for_the_time_out() {
+    for (members, seed) in (0..12).flat_map(|seed| [(3, seed), (5, seed)]) {
+        let mut cluster = slow_to_elect(members, seed);
+        let old = cluster.leader().expect("a healthy cluster has a leader");
+        let before = term(&cluster, old);
+        // They notice at different times, some of them after they were asked for a vote already.
+        cluster.weather.noticed = 100;
+        cluster.crash(old).unwrap();
+        cluster.hosts[old].stands = false;
+        go_on(&mut cluster, 1200 * MS);
+        let new = cluster
+            .leader()
+            .unwrap_or_else(|| panic!("{members} members, seed {seed}: nobody leads"));
+        assert_ne!(new, old);
+        assert_eq!(term(&cluster, new), before + 1, "one election is enough");
+        put(&mut cluster, new);
+    }
+}
+
+#[test]
+fn a_false_alarm_costs_a_follower_a_heartbeat_and_the_cluster_nothing() {
+    for (members, seed) in [(3, 1), (3, 2), (5, 3)] {
+        let mut cluster = slow_to_elect(members, seed);
+        let leader = cluster.leader().expect("a healthy cluster has a leader");
+        let (id, before) = (cluster.hosts[leader].id, term(&cluster, leader));
+        for index in (0..cluster.hosts.len()).filter(|index| *index != leader) {
+            if cluster.hosts[index].up.is_none() {
+                continue;
+            }
+            cluster.take_for_gone(index, id, 0);
+            go_on(&mut cluster, 100 * MS);
+            let view = cluster.hosts[index].up().view.clone();
+            assert_eq!((view.leader, view.term), (0, before), "it believes what it was told");
+            go_on(&mut cluster, 2 * SEC);
+            assert_eq!(cluster.leader(), Some(leader));
+            let view = cluster.hosts[index].up().view.clone();
+            assert_eq!((view.leader, view.term), (id, before), "it follows again");
+        }
+    }
 }
 
 #[test]
@@ -262,4 +323,119 @@ fn leases_are_not_ended_by_what_a_former_leader_decided() {
         cluster.hosts[leader].up().view.applied_index > applied,
         "it was applied, to no effect"
     );
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_follows_when_it_is_back() {
+    let mut cluster = healthy(3, 28);
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    // In a calm no disk stalls.
+    cluster.calm = false;
+    cluster.hosts[old].stalled_until_ns = cluster.now_ns + 15 * SEC;
+    let weather = cluster.weather.clone();
+    let put_there = requests::put(cluster.next_writer, "k000".into(), 0, &mut cluster.rng, &weather);
+    cluster.ask(old, Ask::Put(put_there));
+    go_on(&mut cluster, 5 * SEC);
+    let new = cluster.leader().expect("another has taken over");
+    assert_ne!(
+        new, old,
+        "nobody leads on a disk that hangs for five election time-outs"
+    );
+    assert!(cluster.hosts[old].up().view.is_stalled);
+    put(&mut cluster, new);
+    cluster.calm = true;
+    let until_ns = cluster.now_ns + 20 * SEC;
+    assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+    assert!(!cluster.hosts[old].up().view.is_stalled);
+}
+
+#[test]
+fn a_member_whose_tree_rots_is_refilled_by_the_others() {
+    for seed in 29..37 {
+        let mut cluster = healthy(3, seed);
+        let leader = cluster.leader().expect("a healthy cluster has a leader");
+        for _ in 0..20 {
+            put(&mut cluster, leader);
+        }
+        go_on(&mut cluster, SEC);
+        // The leader too may be the one.
+        let index = (leader + seed as usize) % 3;
+        cluster.rot_tree(index).unwrap();
+        assert!(cluster.is_damaged());
+        let until_ns = cluster.now_ns + 20 * SEC;
+        let whole = cluster.run(until_ns, |cluster| !cluster.is_damaged() && cluster.is_settled());
+        assert_eq!(whole, Ok(true), "seed {seed}");
+        put(&mut cluster, index);
+    }
+}
+
+#[test]
+fn a_learner_that_lags_is_not_promoted() {
+    let mut cluster = healthy(3, 37);
+    // Changes need links that have been good for a while.
+    go_on(&mut cluster, 8 * SEC);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let id = 0x2000_0001;
+    let learner = MemberInfo {
+        id,
+        peer_urls: vec!["http://learner:2380".to_owned()],
+        is_learner: true,
+        ..MemberInfo::default()
+    };
+    let add = Ask::Change {
+        what: "add a learner",
+        change: MemberChange::Add(learner),
+    };
+    cluster.ask(leader, add);
+    let until_ns = cluster.now_ns + SEC;
+    let added = cluster.run(until_ns, |cluster| cluster.counts.answers.contains_key("add a learner"));
+    assert_eq!(added, Ok(true));
+    // It has not even started.
+    let promote = Ask::Change {
+        what: "promote",
+        change: MemberChange::Promote(id),
+    };
+    cluster.ask(leader, promote);
+    go_on(&mut cluster, 10 * MS);
+    assert_eq!(
+        cluster.counts.refused.get("promote"),
+        Some(&1),
+        "it has none of the log"
+    );
+}
+
+#[test]
+fn requests_to_a_former_leader_do_not_go_to_and_fro() {
+    let near = Weather {
+        net_ns: 100_000,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(near, 29);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let (asker, heir) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.ask(leader, Ask::Grant { lease: 7, ttl: 60 });
+    go_on(&mut cluster, SEC);
+    // The asker hears nothing of the new leader, and the former one answers that it leads no more.
+    cluster.cut.extend([(asker, heir), (heir, asker)]);
+    cluster.ask(leader, Ask::MoveLeader(cluster.hosts[heir].id));
+    go_on(&mut cluster, 50 * MS);
+    assert_eq!(cluster.leader(), Some(heir));
+    let former = cluster.hosts[leader].id;
+    assert_eq!(cluster.hosts[asker].up().view.leader, former);
+    let before = cluster.counts.turns;
+    for _ in 0..20 {
+        cluster.ask(asker, Ask::Renew(7));
+        go_on(&mut cluster, MS);
+    }
+    go_on(&mut cluster, 480 * MS);
+    let turns = cluster.counts.turns - before;
+    assert_eq!(
+        cluster.hosts[asker].up().view.leader,
+        former,
+        "it has heard of no other"
+    );
+    assert!(turns < 500, "{turns} turns in half a second of three members");
+    cluster.cut.clear();
+    go_on(&mut cluster, 5 * SEC);
+    assert!(cluster.pending.is_empty(), "the new leader answers them");
 }

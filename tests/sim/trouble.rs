@@ -1,5 +1,7 @@
 //! What clients and fate do: requests, watches, faults; and the calm at the end, in which everything must finish.
 
+use std::collections::BTreeMap;
+
 use storage::{
     buckets::{Bucket, meta},
     mvcc::StoreView,
@@ -53,17 +55,6 @@ impl Cluster {
         self.counts.elections = self.consensus.elections();
         self.counts.leases_expired = self.leases.expired;
         self.counts.leases_renewed = self.leases.renewed;
-        Ok(())
-    }
-
-    /// Members have no reason to work all the time: messages must not breed messages, nor turns turns.
-    pub(crate) fn check_effort(&self) -> Check {
-        let seconds = self.now_ns / SEC * self.hosts.len() as u64;
-        ensure!(
-            self.counts.turns < 2000 * seconds,
-            "{} turns in {seconds} member seconds",
-            self.counts.turns
-        );
         Ok(())
     }
 
@@ -251,6 +242,8 @@ impl Cluster {
             (weather.partition, 5),
             (weather.transfer, 6),
             (weather.disk_stall, 7),
+            (weather.false_alarm, 8),
+            (weather.tree_rot, 9),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         if total == 0 {
@@ -276,6 +269,8 @@ impl Cluster {
             Some(4) => self.bend_clock(index),
             Some(5) => self.partition(index),
             Some(7) => self.stall_disk(index),
+            Some(8) => self.alarm(index),
+            Some(9) => return self.rot_tree(index),
             _ => self.transfer(index),
         }
         Ok(())
@@ -385,6 +380,25 @@ impl Cluster {
         self.plan(after_ns, Action::Heal);
     }
 
+    /// A member, or each of them, believes that a living one has ended, its leader as a rule.
+    fn alarm(&mut self, index: usize) {
+        let alleged = match self.leader() {
+            Some(leader) if self.rng.percent(90) => leader,
+            _ => self.some_machine(),
+        };
+        let everybody = self.rng.percent(30);
+        let id = self.hosts[alleged].id;
+        if self.hosts[alleged].up.is_none() {
+            return;
+        }
+        self.fault("false alarm of an end");
+        self.note(|| format!("m{alleged} is taken for gone, by all: {everybody}"));
+        for other in (0..self.hosts.len()).filter(|other| everybody || *other == index) {
+            let after_ns = self.rng.between(0, 5 * MS);
+            self.take_for_gone(other, id, after_ns);
+        }
+    }
+
     fn transfer(&mut self, index: usize) {
         self.fault("leader transfer");
         let leader = self.leader().unwrap_or(index);
@@ -433,10 +447,26 @@ impl Cluster {
                 },
             );
         }
-        let refused = self.counts.refusals;
+        let before = self.counts.refused.clone();
         self.settle("with a put to each member")?;
-        ensure!(self.counts.refusals == refused, "a healthy member refused a put");
+        self.check_refusals(&before)?;
         self.check_everybody()
+    }
+
+    /// After the calm puts and reads are taken. The operator may still be refused: its learner may not be ready.
+    fn check_refusals(&mut self, before: &BTreeMap<&'static str, u64>) -> Check {
+        let refused = self.counts.refused.clone();
+        for what in ["put", "read"] {
+            let (before, now) = (before.get(what), refused.get(what));
+            ensure!(
+                before == now,
+                "a healthy member refused a {what}: {before:?}, then {now:?}"
+            );
+        }
+        if refused != *before {
+            *self.counts.events.entry("operator refused in the calm").or_default() += 1;
+        }
+        Ok(())
     }
 
     /// Runs until nothing is left to do.
@@ -471,6 +501,7 @@ impl Cluster {
             && standing.all(|host| {
                 host.up.as_ref().is_some_and(|up| {
                     up.revision == revision
+                        && !up.engine.is_refilling()
                         && Some(up.view.applied_index) == first
                         && up.view.committed_index == up.view.applied_index
                         && up.view.leader != 0
@@ -582,6 +613,10 @@ impl Cluster {
         if let Err(error) = self.hosts[index].boot(&weather, seed, now_ns) {
             self.note(|| format!("m{index} does not start: {error}"));
             self.fault("rot refused at start");
+            return Ok(());
+        }
+        if self.is_refilling(index) {
+            self.fault("rot answered by a refill");
             return Ok(());
         }
         let store = self.hosts[index].up().view.store.clone();

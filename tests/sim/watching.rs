@@ -139,7 +139,7 @@ impl Cluster {
     /// Connects a watch client to a member that is up, going on where it stopped.
     pub fn connect(&mut self, call: Call) -> Check {
         let live: Vec<usize> = (0..self.hosts.len())
-            .filter(|index| self.hosts[*index].up.is_some())
+            .filter(|index| self.hosts[*index].up.is_some() && !self.is_refilling(*index))
             .collect();
         if live.is_empty() {
             self.plan(100 * MS, Action::Connect(call));

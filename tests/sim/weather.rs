@@ -84,6 +84,10 @@ pub struct Weather {
     pub clock: u64,
     pub partition: u64,
     pub transfer: u64,
+    pub false_alarm: u64,
+    /// Percent of the others that notice when a member ends.
+    pub noticed: u64,
+    pub tree_rot: u64,
     /// How often what is left of leases is noted in the log. Units: nanoseconds.
     pub lease_checkpoint_ns: u64,
 }
@@ -127,11 +131,18 @@ impl Weather {
             clock: rng.pick(&[0, 0, 2, 6]),
             partition: if alone { 0 } else { rng.pick(&[0, 3, 8]) },
             transfer: if alone { 0 } else { rng.pick(&[0, 1, 4]) },
+            false_alarm: 0,
+            noticed: 0,
             lease_checkpoint_ns: 300 * SEC,
+            tree_rot: 0,
         };
         // With clocks that differ a checkpointed lease lives for its time by the sum of several of them.
         if weather.clock == 0 {
             weather.lease_checkpoint_ns = rng.pick(&[1, 1, 300]) * SEC;
+        }
+        if !alone {
+            (weather.false_alarm, weather.noticed) = (rng.pick(&[0, 1, 4]), rng.pick(&[0, 50, 95, 100]));
+            weather.tree_rot = rng.pick(&[0, 0, 1, 2]);
         }
         weather
     }
@@ -159,6 +170,9 @@ impl Weather {
             clock: 0,
             partition: 0,
             transfer: 0,
+            false_alarm: 0,
+            noticed: 0,
+            tree_rot: 0,
             ..Weather::of(members)
         }
     }

@@ -349,6 +349,11 @@ impl ServerConn {
         self.h2.on_time(now_ns, &mut self.calls)
     }
 
+    /// When to tell the time next, at the latest: sooner, perhaps, since something was received.
+    pub fn deadline_ns(&self) -> u64 {
+        self.h2.deadline_ns()
+    }
+
     /// Streams open now.
     pub fn open_streams(&self) -> usize {
         self.h2.open_streams()

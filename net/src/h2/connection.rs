@@ -77,6 +77,8 @@ pub(crate) struct Connection<S> {
     role: Role,
     limits: Limits,
     now_ns: u64,
+    /// When the connection began.
+    begun_ns: u64,
 
     /// An unfinished frame (or preface) that waits for the rest of its bytes.
     carry: Vec<u8>,
@@ -131,6 +133,7 @@ impl<S: Default> Connection<S> {
             role,
             limits,
             now_ns,
+            begun_ns: now_ns,
             carry: Vec::new(),
             preface_awaited: role == Role::Server,
             settings_awaited: true,

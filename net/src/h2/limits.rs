@@ -33,6 +33,11 @@ pub struct Limits {
     ///
     /// Units: nanoseconds. Source: etcd's `--grpc-keepalive-timeout`.
     pub keepalive_timeout_ns: u64,
+    /// How long the handshake may take, up to the peer's SETTINGS; and after that long without a byte in the middle of a
+    /// frame, with all output taken, the connection is closed: such a peer cannot even answer a ping.
+    ///
+    /// Units: nanoseconds. Source: grpc-go's `connectionTimeout` for the handshake; it leaves half a frame to keepalive.
+    pub unfinished_timeout_ns: u64,
     /// Queue length of a stream at which a sender should pause; below it again, it gets `Writable`.
     pub low_water_bytes: usize,
     /// Bytes of queued answers above which a server's requests wait (see `ServerConn::next_event`).
@@ -52,6 +57,7 @@ impl Default for Limits {
             ping_without_stream: false,
             keepalive_interval_ns: 2 * 3600 * SECOND_NS,
             keepalive_timeout_ns: 20 * SECOND_NS,
+            unfinished_timeout_ns: 120 * SECOND_NS,
             low_water_bytes: 64 * 1024,
             queued_bytes_max: 16 * 1024 * 1024,
         }

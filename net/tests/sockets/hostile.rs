@@ -1,6 +1,7 @@
 use super::http2::Client;
 use super::server::TestServer;
 use super::{ask, dial, eventually, read_to_close};
+use net::io::ShardLimits;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
@@ -150,4 +151,29 @@ fn a_client_that_asks_and_never_reads_is_read_from_no_more() {
     );
     let mut other = dial(server.address);
     ask(&mut other, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "GET /\n");
+}
+
+#[test]
+fn clients_that_fall_silent_in_the_middle_of_something_are_closed() {
+    let mut limits = ShardLimits::default();
+    limits.wire.unfinished_timeout_ns = 1_000_000_000;
+    let server = TestServer::start_with(1, limits, 100);
+    let hello = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    let get = get_frame(1);
+    let mut silent: Vec<_> = [PREFACE.to_vec(), [&hello[..], &get[..12]].concat()]
+        .iter()
+        .map(|bytes| {
+            let mut client = dial(server.address);
+            client.write_all(bytes).unwrap();
+            client
+        })
+        .collect();
+    let mut idle = dial(server.address);
+    idle.write_all(&hello).unwrap();
+    for client in &mut silent {
+        read_to_close(client);
+    }
+    eventually("only the idle one is left", || server.intakes[0].load() == 1);
+    idle.write_all(&get).unwrap();
+    eventually("the idle one is served", || server.total(|seen| &seen.messages) == 1);
 }

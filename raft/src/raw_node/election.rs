@@ -5,8 +5,9 @@
 use bytes::Bytes;
 
 use super::RawNode;
+use super::succession::Succession;
 use crate::mutant;
-use crate::quorum::VoteResult;
+use crate::quorum::{JointConfig, VoteResult};
 use crate::types::{EntryType, Message, MessageType, Role};
 
 /// Marks the request for a vote of a campaign that the leader itself asked for: leases do not stop it.
@@ -20,6 +21,7 @@ impl RawNode {
             self.election_elapsed = 0;
             self.start_campaign(false);
         }
+        self.tick_succession();
     }
 
     /// Campaigns, if this member may lead.
@@ -53,10 +55,13 @@ impl RawNode {
         } else {
             MessageType::MsgVoteResp
         };
+        let commit = self.log.committed();
         let mut answer = Message {
             msg_type,
             to: message.from,
             term: self.term,
+            commit,
+            log_term: self.log.term(commit).unwrap_or(0),
             reject: !grant,
             ..Default::default()
         };
@@ -65,6 +70,7 @@ impl RawNode {
                 // The asker counts grants of the term it asked about; ours may be far behind.
                 answer.term = message.term;
                 self.send(answer);
+                self.yield_to(message.from);
             }
             (true, false) => {
                 self.election_elapsed = 0;
@@ -75,22 +81,23 @@ impl RawNode {
                 self.send_when_durable(answer);
             }
             (false, _) => {
-                answer.commit = self.log.committed();
-                answer.log_term = self.log.term(answer.commit).unwrap_or(0);
                 self.send(answer);
+                if pre_vote && may_vote {
+                    self.succeed_instead();
+                }
             }
         }
     }
 
-    /// Learns from a refused vote what the voter knows to be committed.
+    /// Learns from the answer of a voter, be it yes or no, what that voter knows to be committed.
     ///
-    /// A configuration takes effect when it is applied, so a candidate may need the vote of a member that was removed since,
-    /// and whose log is longer: neither could ever lead. The commit index lets the candidate apply the change. The message
-    /// has the fields for it; etcd-raft leaves them empty.
-    pub(super) fn learn_commit_from_refusal(&mut self, message: &Message) {
-        let refused =
-            matches!(message.msg_type, MessageType::MsgVoteResp | MessageType::MsgPreVoteResp) && message.reject;
-        if !refused || message.commit <= self.log.committed() || self.role == Role::Leader || self.log.has_snapshot() {
+    /// A configuration takes effect when it is applied. A candidate that has a change in its log and does not know it to be
+    /// committed asks for votes under the old configuration: of a member that was removed since and whose log is longer,
+    /// or of more members than are left, while those that know of the change have shorter logs. Nobody could ever lead. The
+    /// commit index lets the candidate apply the change. The message has the fields for it; etcd-raft leaves them empty.
+    pub(super) fn learn_commit_from_vote(&mut self, message: &Message) {
+        let answers = matches!(message.msg_type, MessageType::MsgVoteResp | MessageType::MsgPreVoteResp);
+        if !answers || message.commit <= self.log.committed() || self.role == Role::Leader || self.log.has_snapshot() {
             return;
         }
         // The same entry at that index means the same log up to it.
@@ -116,7 +123,7 @@ impl RawNode {
                 .find(|(voter, _)| *voter == id)
                 .map(|(_, granted)| *granted)
         };
-        match self.tracker.config.voters.vote_result(answer) {
+        match self.electorate().vote_result(answer) {
             VoteResult::Won if self.role == Role::PreCandidate => self.campaign_for_vote(false),
             VoteResult::Won => self.become_leader(),
             VoteResult::Lost => self.become_follower(self.term, 0),
@@ -139,8 +146,19 @@ impl RawNode {
         let votes = self
             .tracker
             .get(self.config.id)
-            .is_some_and(|progress| !progress.is_learner);
+            .is_some_and(|progress| !progress.is_learner || mutant::on("learner_campaigns"));
         votes && !self.log.has_snapshot()
+    }
+
+    /// Those whose votes are asked for and count.
+    fn electorate(&self) -> JointConfig {
+        let mut voters = self.tracker.config.voters.clone();
+        if mutant::on("learner_votes") {
+            for learner in &self.tracker.config.learners {
+                voters.incoming.insert(*learner);
+            }
+        }
+        voters
     }
 
     /// Whether a committed configuration change still waits to take effect. A campaign under the old configuration could
@@ -155,6 +173,7 @@ impl RawNode {
         self.role = Role::PreCandidate;
         self.leader_id = 0;
         self.votes.clear();
+        self.succession = Succession::default();
         self.request_votes(MessageType::MsgPreVote, self.term + 1, Bytes::new());
         self.record_vote(self.config.id, true);
     }
@@ -180,7 +199,7 @@ impl RawNode {
     }
 
     fn request_votes(&mut self, msg_type: MessageType, term: u64, context: Bytes) {
-        for to in self.tracker.config.voters.ids() {
+        for to in self.electorate().ids() {
             if to == self.config.id {
                 continue;
             }
@@ -239,6 +258,7 @@ impl RawNode {
         self.uncommitted_bytes = 0;
         self.append_due = false;
         self.votes.clear();
+        self.succession = Succession::default();
         self.reads.clear();
         self.tracker.reset(self.log.last_index());
     }

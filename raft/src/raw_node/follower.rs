@@ -56,6 +56,14 @@ impl RawNode {
     /// A snapshot in place of entries the leader no longer has.
     pub(super) fn handle_snapshot(&mut self, from: u64, snapshot: Snapshot) -> Result<(), StepError> {
         if self.restore(snapshot)? {
+            if mutant::on("snapshot_acknowledged_early") {
+                self.send(Message {
+                    msg_type: MessageType::MsgAppResp,
+                    to: from,
+                    index: self.log.last_index(),
+                    ..Default::default()
+                });
+            }
             self.acknowledge(from, self.log.last_index());
         } else {
             self.acknowledge(from, self.log.committed());
@@ -107,7 +115,7 @@ impl RawNode {
     /// Replaces log and configuration by the snapshot; says whether that was called for.
     fn restore(&mut self, snapshot: Snapshot) -> Result<bool, StepError> {
         let metadata = &snapshot.metadata;
-        if metadata.index <= self.log.committed() {
+        if metadata.index <= self.log.committed() && !mutant::on("old_snapshot_taken") {
             return Ok(false);
         }
         // Its configuration need not contain this member: the entry that adds it may stand behind the snapshot, and until
@@ -123,7 +131,9 @@ impl RawNode {
         }
         self.installed_conf_state = Some(metadata.conf_state.clone());
         self.log.restore(snapshot);
-        self.tracker.switch(configuration, self.log.last_index());
+        if !mutant::on("snapshot_keeps_the_configuration") {
+            self.tracker.switch(configuration, self.log.last_index());
+        }
         Ok(true)
     }
 }

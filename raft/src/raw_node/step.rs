@@ -3,6 +3,7 @@
 use super::RawNode;
 use super::election::CAMPAIGN_TRANSFER;
 use super::reads::decode_context;
+use super::succession::Succession;
 use crate::error::StepError;
 use crate::mutant;
 use crate::ready::ReadState;
@@ -32,7 +33,7 @@ impl RawNode {
                 Ok(self.take_forwarded_read(message.from, context)?)
             }
             _ => {
-                self.learn_commit_from_refusal(&message);
+                self.learn_commit_from_vote(&message);
                 match self.role {
                     Role::Leader => self.step_leader(message),
                     Role::Follower => self.step_follower(message),
@@ -82,6 +83,7 @@ impl RawNode {
         }
         let asks_vote = matches!(message.msg_type, MsgVote | MsgPreVote);
         if asks_vote && message.context != CAMPAIGN_TRANSFER && self.is_in_lease() {
+            self.put_off(message);
             return false;
         }
         match message.msg_type {
@@ -136,6 +138,7 @@ impl RawNode {
         if self.role == Role::Follower {
             self.election_elapsed = 0;
             self.leader_id = message.from;
+            self.succession = Succession::default();
         } else {
             self.become_follower(message.term, message.from);
         }

@@ -85,6 +85,10 @@ impl Interaction {
                 raw.forget_leader();
                 Ok(())
             }
+            "gone" => {
+                raw.report_gone(number(0).expect("gone needs a member"));
+                Ok(())
+            }
             "unreachable" => {
                 raw.report_unreachable(number(0).expect("unreachable needs a member"));
                 Ok(())

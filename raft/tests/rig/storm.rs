@@ -113,6 +113,8 @@ pub struct Totals {
     pub conf_changes: u64,
     pub joint: u64,
     pub transfers: u64,
+    /// Members that took their leader for gone.
+    pub alarms: u64,
     pub commits_before_persist: u64,
     pub trace_hash: u64,
 }
@@ -127,6 +129,7 @@ impl Totals {
         self.conf_changes += other.conf_changes;
         self.joint += other.joint;
         self.transfers += other.transfers;
+        self.alarms += other.alarms;
         self.commits_before_persist += other.commits_before_persist;
         self.trace_hash = self.trace_hash.rotate_left(1) ^ other.trace_hash;
     }
@@ -193,7 +196,7 @@ impl Storm {
             31..=42 => self.propose(id),
             43..=48 => self.read(id),
             49..=50 => self.transfer(id),
-            51 => self.members.get_mut(&id).unwrap().raw.forget_leader(),
+            51 => self.lose_leader(id),
             52..=54 => self.member(id).snapshot_and_compact(2),
             55..=57 if self.options.membership => self.change_membership(),
             58 => self.report(id),
@@ -366,8 +369,24 @@ impl Storm {
         assert_eq!(member.raw.status(), before, "a stale token changed the state");
     }
 
+    /// A member takes its leader for gone, rightly or not.
+    fn lose_leader(&mut self, id: u64) {
+        let raw = &mut self.member(id).raw;
+        if raw.term() % 2 == 0 {
+            return raw.forget_leader();
+        }
+        let leader = raw.leader_id();
+        raw.report_gone(leader);
+        let lost = leader != 0 && raw.leader_id() == 0;
+        self.totals.alarms += u64::from(lost);
+    }
+
     fn crash(&mut self, id: u64) {
         self.totals.restarts += 1;
+        if self.random.chance(50) {
+            let others = self.members.iter_mut().filter(|(other, _)| **other != id);
+            others.for_each(|(_, other)| other.raw.report_gone(id));
+        }
         let flush = self.random.chance(50);
         let member = self.member(id);
         if flush {

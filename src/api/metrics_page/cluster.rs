@@ -3,7 +3,7 @@
 use crate::{
     api::Api,
     config::features::Stage,
-    metrics::{CHECKS, Exposition, PeerMetrics, SnapshotMetrics},
+    metrics::{CHECKS, Counter, Exposition, PeerMetrics, ShardMetrics, SnapshotMetrics},
 };
 
 /// A family with one sample for each other member: name, kind, label, help, number.
@@ -36,6 +36,7 @@ impl Api {
     pub(super) fn cluster_metrics(&self, page: &mut Exposition) {
         self.peer_metrics(page);
         self.change_metrics(page);
+        self.stream_metrics(page);
         self.check_metrics(page);
         let name = "etcd_server_feature_enabled";
         page.family(
@@ -81,6 +82,17 @@ impl Api {
         };
         durations("send", "To", &|peer| &peer.snapshot_sent);
         durations("receive", "From", &|peer| &peer.snapshot_received);
+        let core = &self.setup.core_metrics;
+        page.histogram(
+            "etcd_snap_db_fsync_duration_seconds",
+            "The latency distributions of fsyncing .snap.db file",
+            &[&core.snapshot_fsync],
+        );
+        page.histogram(
+            "etcd_snap_db_save_total_duration_seconds",
+            "The total latency distributions of v3 snapshot save",
+            &[&core.snapshot_save],
+        );
     }
 
     fn change_metrics(&self, page: &mut Exposition) {
@@ -121,6 +133,24 @@ impl Api {
             "1 if the server is applying the incoming snapshot. 0 if none.",
             core.installing.get(),
         );
+    }
+
+    /// Source: etcd counts no streams that their clients ended, and shows a pair once it was counted.
+    fn stream_metrics(&self, page: &mut Exposition) {
+        let name = "etcd_network_server_stream_failures_total";
+        page.family(
+            name,
+            "counter",
+            "The total number of stream failures from the local server.",
+        );
+        let sum = |of: fn(&ShardMetrics) -> &Counter| self.setup.all_metrics.iter().map(|shard| of(shard).get()).sum();
+        let counts: [(&str, u64); 2] = [
+            ("lease-keepalive", sum(|shard| &shard.keep_alive_receive_failures)),
+            ("watch", sum(|shard| &shard.watch_receive_failures)),
+        ];
+        for (api, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            page.sample(name, &format!("{{API=\"{api}\",Type=\"receive\"}}"), count);
+        }
     }
 
     fn check_metrics(&self, page: &mut Exposition) {

@@ -9,7 +9,6 @@ const NO_TLS: &str = "TLS is not there yet; use http URLs on a trusted network";
 const NO_AUTH: &str = "users and tokens are not there yet";
 const NO_DISCOVERY_V2: &str = "V2 discovery is deprecated; use --discovery-token and --discovery-endpoints";
 const NO_PEER_TIMEOUT: &str = "links between members have fixed time-outs";
-const NO_DOWNGRADE: &str = "downgrades are not there yet";
 const NO_TRACING: &str = "distributed tracing is not there yet";
 const REMOVED: &str = "etcd 3.6 removed it, with the v2 API";
 
@@ -68,8 +67,9 @@ pub const FLAGS: &[Flag] = &[
     flag("log-outputs", Text, "default", Logging, Effective, "default, stderr or stdout; default is stderr."),
     flag("log-level", Text, "info", Logging, Effective, "debug, info, warn, error, panic or fatal; the last two are the same as error."),
     flag("log-format", Text, "json", Logging, Effective, "json or console."),
-    flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota, at most 8."),
+    flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota: 1 for two CPUs, else at most 8."),
     flag("wal-segment-bytes", Uint, "0", Etcore, Effective, "Size of a segment of the write-ahead log; 0 is 64 MiB, less on a small disk."),
+    flag("snapshot-send-rate", Uint, "0", Etcore, Effective, "Bytes a second at which a member that lags is sent a snapshot; 0 is no limit."),
     flag("resolv-conf", Text, "/etc/resolv.conf", Etcore, Effective, "File that names the DNS servers --discovery-srv asks; [ADDRESS]:PORT is understood."),
     flag("spin", Microseconds, "0", Etcore, Effective, "How long an executor spins before it parks, in microseconds (50) or as a duration (50us): trades CPU for latency."),
     flag("version", Bool, "false", Hidden, Effective, "Print the version and exit."),
@@ -129,7 +129,7 @@ pub const FLAGS: &[Flag] = &[
     flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", Hidden, Only("exit", "v2 http proxy has already been deprecated in 3.6"), ""),
     flag("raft-read-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
     flag("raft-write-timeout", Duration, "5s", Hidden, Only("5s", NO_PEER_TIMEOUT), ""),
-    flag("downgrade-check-time", Duration, "5s", Hidden, Only("5s", NO_DOWNGRADE), ""),
+    flag("downgrade-check-time", Duration, "5s", Hidden, Moot("the leader follows a downgrade within a second"), ""),
     flag("experimental-compact-hash-check-enabled", Bool, "false", Hidden, Gate("CompactHashCheck"), ""),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Hidden, Gate("LeaseCheckpoint"), ""),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Hidden, Gate("LeaseCheckpointPersist"), ""),

@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use net::{
-    io::Stream,
+    io::{Guest, Stream},
     peer::{Decoder, Encoder, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
 };
 use raft::MessageType;
@@ -18,13 +18,14 @@ const READ_BYTES: usize = 256 << 10;
 /// While this many events wait for the core, nothing more is read.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// Serves the connection to its end.
-pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
+/// Serves the connection to its end. It is a `guest` until its handshake is there.
+pub async fn serve(ctx: Rc<Context>, mut stream: Stream, guest: Guest) {
     let mut decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
     let greeted = glommio::timer::timeout(HANDSHAKE_MAX, async {
         Ok::<_, glommio::GlommioError<()>>(greet(&mut stream, &mut decoder).await)
     });
     let Ok(Some(theirs)) = greeted.await else { return };
+    drop(guest);
     let verdict = ctx.judge(&theirs);
     let mut reply = ctx.handshake(theirs.from, theirs.purpose);
     reply.verdict = verdict;
@@ -44,9 +45,16 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream) {
     if theirs.purpose == Purpose::Snapshot {
         return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
     }
+    let number = ctx.presence.came(theirs.from);
+    if let Some(knock) = ctx.knocks.borrow().get(&theirs.from) {
+        knock.ring();
+    }
     if let Err(error) = receive(&ctx, theirs.from, &mut stream, &mut decoder).await {
         ctx.metrics.peers.of(theirs.from).received_failures.add(1);
         tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
+    }
+    if ctx.presence.went(theirs.from, number) {
+        ctx.gone(theirs.from);
     }
 }
 

@@ -42,6 +42,13 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 /// A connection that lasted this long starts the next pauses from the shortest.
 const GOOD_NS: u64 = 1_000_000_000;
+/// So many dials follow the end of a connection fast, until one is refused: a process that ends may still take one and drop
+/// it.
+const FAST_DIALS: u32 = 4;
+/// And no more often than this, however often connections end. Units: nanoseconds.
+const FAST_INTERVAL_NS: u64 = 1_000_000_000;
+/// The pause between two of them.
+const FAST_PAUSE: Duration = Duration::from_millis(5);
 
 /// One thing to send.
 #[expect(clippy::large_enum_variant, reason = "messages are by far the most frequent")]
@@ -71,6 +78,8 @@ pub struct Link {
     connected: Cell<bool>,
     closed: Cell<bool>,
     bell: Bell,
+    /// Rings when the other member has dialled.
+    knock: Bell,
     metrics: Arc<PeerMetrics>,
 }
 
@@ -107,7 +116,9 @@ impl Link {
             connected: Cell::new(false),
             closed: Cell::new(false),
             bell: Bell::default(),
+            knock: Bell::default(),
         });
+        link.ctx.knocks.borrow_mut().insert(to, link.knock.clone());
         glommio::spawn_local(run(link.clone())).detach();
         glommio::spawn_local(probe(link.clone())).detach();
         link
@@ -127,6 +138,17 @@ impl Link {
     pub fn close(&self) {
         self.closed.set(true);
         self.bell.ring();
+        self.ctx.knocks.borrow_mut().remove(&self.to);
+    }
+
+    /// Waits, or until the other member has dialled: then it is there.
+    async fn pause(&self, span: Duration) {
+        let knocked = glommio::timer::timeout(span, async {
+            self.knock.rung().await;
+            Ok::<_, glommio::GlommioError<()>>(())
+        });
+        // Timed out or not, it is time to dial.
+        let _ = knocked.await;
     }
 
     /// Queues what is to be sent, or drops it and tells consensus when the link is down or full.
@@ -193,9 +215,60 @@ impl Link {
     }
 }
 
+/// What the end of a connection leaves to be found out: whether the process at the other side has ended too.
+#[derive(Default)]
+struct Aftermath {
+    /// Dials that are still to be fast.
+    fast: u32,
+    /// Refusals in a row, one for each address, until it has.
+    refusals_wanted: usize,
+}
+
+impl Aftermath {
+    /// Of a connection that has just ended.
+    fn of(link: &Link, is_fast: bool) -> Aftermath {
+        Aftermath {
+            fast: if is_fast { FAST_DIALS } else { 0 },
+            refusals_wanted: link.urls.borrow().len().max(1),
+        }
+    }
+
+    /// A dial failed.
+    fn failed(&mut self, link: &Link, error: &DialError) {
+        let presence = &link.ctx.presence;
+        let refused = matches!(error, DialError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+        if !refused {
+            presence.answered(link.to);
+            if self.refusals_wanted > 0 {
+                self.refusals_wanted = link.urls.borrow().len().max(1);
+            }
+            return;
+        }
+        if self.refusals_wanted == 1 {
+            self.fast = 0;
+            if presence.refused(link.to) {
+                link.ctx.gone(link.to);
+            }
+        }
+        self.refusals_wanted = self.refusals_wanted.saturating_sub(1);
+    }
+
+    /// The pause before the next dial, if that is to be fast.
+    fn pause(&mut self) -> Option<Duration> {
+        let before = self.fast;
+        self.fast = before.saturating_sub(1);
+        match before {
+            0 => None,
+            FAST_DIALS => Some(Duration::ZERO),
+            _ => Some(FAST_PAUSE),
+        }
+    }
+}
+
 /// The task of a link.
 async fn run(link: Rc<Link>) {
     let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
+    let (mut aftermath, mut fast_ns) = (Aftermath::default(), 0);
     while !link.closed.get() {
         let url = {
             let urls = link.urls.borrow();
@@ -207,6 +280,7 @@ async fn run(link: Rc<Link>) {
             Ok(stream) => {
                 tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
                 complaint.clear();
+                link.ctx.presence.answered(link.to);
                 link.set_connected(true);
                 let error = pass_on(&link, stream).await;
                 link.drop_queue();
@@ -215,8 +289,14 @@ async fn run(link: Rc<Link>) {
                 {
                     tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
                 }
+                let is_fast = now_ns() > fast_ns + FAST_INTERVAL_NS;
+                if is_fast {
+                    fast_ns = now_ns();
+                }
+                aftermath = Aftermath::of(&link, is_fast);
             }
             Err(error) => {
+                aftermath.failed(&link, &error);
                 if matches!(error, DialError::Refused(Verdict::Removed)) {
                     link.ctx.tell(Event::Removed);
                 }
@@ -230,9 +310,13 @@ async fn run(link: Rc<Link>) {
         if now_ns() - since_ns > GOOD_NS {
             pause = PAUSE_MIN;
         }
+        if let Some(pause) = aftermath.pause() {
+            glommio::timer::sleep(pause).await;
+            continue;
+        }
         // Members that lost each other at the same time do not come back at the same time.
         let jitter = Duration::from_nanos(now_ns() % (pause.as_nanos() as u64 / 2));
-        glommio::timer::sleep(pause + jitter).await;
+        link.pause(pause + jitter).await;
         pause = (2 * pause).min(PAUSE_MAX);
     }
 }

@@ -2,21 +2,23 @@
 //!
 //! Writes and syncs go to the ring; everything else, which is rare, goes to the executor's blocking thread. Files opened
 //! with `direct_dsync` are written with `O_DIRECT | O_DSYNC` where the file system can, else buffered with `O_DSYNC`.
+//! A small write of such a file that has the disk to itself goes to a thread of its own instead: see [`super::lone`].
 //! Whether it can is found out once, on a file that is not empty: a first direct file that is empty misleads glommio
 //! about the device, and an unreadable sysfs makes it panic.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     ffi::CString,
     fs, io,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, BorrowedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use glommio::{
@@ -25,7 +27,9 @@ use glommio::{
 };
 
 use super::{
-    BLOCK_SIZE, Completion, Disk, DiskError, FileId, Op, OpenOptions, Output, Pages, StdDisk, Token, WriteBuf, system,
+    BLOCK_SIZE, Completion, Disk, DiskError, FileId, Op, OpenOptions, Output, Pages, StdDisk, Token, WriteBuf,
+    lone::{Job, LONE_BYTES_MAX, LoneWriter},
+    system,
 };
 
 /// The file that tells what the file system can; stays in the root.
@@ -36,6 +40,26 @@ pub struct GlommioDisk {
     files: Rc<RefCell<Files>>,
     ended: Rc<RefCell<Ended>>,
     direct: bool,
+    lone: Rc<Lone>,
+    /// What was submitted and not yet launched.
+    pending: RefCell<Vec<(Token, Op)>>,
+}
+
+/// The way of a durable write beside which there is no other.
+struct Lone {
+    writer: LoneWriter,
+    /// What it writes.
+    written: RefCell<Option<Written>>,
+    /// Held by each durable write that is under way on the ring.
+    on_ring: Rc<()>,
+    /// How long the last one took; none was made yet: for ever.
+    took: Cell<Duration>,
+}
+
+struct Written {
+    file: Rc<RingFile>,
+    offset: u64,
+    len: usize,
 }
 
 struct Files {
@@ -56,6 +80,8 @@ struct RingFile {
     options: OpenOptions,
     opening: Semaphore,
     handle: RefCell<Option<Handle>>,
+    /// The same open file for the thread of lone writes, if it is durable with every write.
+    for_lone: RefCell<Option<Arc<fs::File>>>,
 }
 
 #[derive(Clone)]
@@ -81,10 +107,13 @@ impl GlommioDisk {
             blocking,
             rings: Vec::new(),
         }));
+        let lone = Lone::new().map_err(|error| DiskError::from_io("start a thread for", "", None, &error))?;
         Ok(GlommioDisk {
             files,
             ended: Rc::default(),
             direct: reason.is_none(),
+            lone: Rc::new(lone),
+            pending: RefCell::default(),
         })
     }
 
@@ -92,10 +121,11 @@ impl GlommioDisk {
     ///
     /// Dropping the future loses nothing. The disk stays free for use: the future does not borrow it.
     pub fn completed(&self) -> impl Future<Output = ()> + use<> {
-        let ended = self.ended.clone();
+        self.launch(false);
+        let (ended, lone) = (self.ended.clone(), self.lone.clone());
         std::future::poll_fn(move |context| {
             let mut ended = ended.borrow_mut();
-            if !ended.completions.is_empty() {
+            if lone.writer.poll_ended(context) || !ended.completions.is_empty() {
                 return Poll::Ready(());
             }
             if !ended.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
@@ -105,9 +135,109 @@ impl GlommioDisk {
         })
     }
 
+    /// Starts what was submitted, behind the tasks that are ready now; true when it may be worth to
+    /// [wait](Self::wait_for_lone) once those have run. `alone`: the caller has nothing else for the disk soon.
+    ///
+    /// Without this it starts when [`completed`](Self::completed) or [`Disk::poll`] is called.
+    pub fn launch(&self, alone: bool) -> bool {
+        let pending = self.pending.take();
+        let alone = alone && pending.len() == 1;
+        pending.into_iter().for_each(|(token, op)| self.start(token, op, alone));
+        alone
+    }
+
+    /// Spins until the durable write that is alone under way has ended, which then waits for [`Disk::poll`]; false when
+    /// there is none, it was launched with others, or it or the one before took longer than `patience`.
+    ///
+    /// For a caller that has nothing else to do: asleep, its CPU halts, and to wake it costs half as much as the write.
+    ///
+    /// Bounds: `patience`; a write that takes longer ends as any other.
+    pub fn wait_for_lone(&self, patience: Duration) -> bool {
+        let lone = &self.lone;
+        if lone.written.borrow().is_none() || lone.took.get() > patience {
+            return false;
+        }
+        let ended = lone.writer.wait(patience);
+        if !ended {
+            lone.took.set(Duration::MAX);
+        }
+        ended
+    }
+
+    fn start(&self, token: Token, op: Op, alone: bool) {
+        let (files, ended, direct) = (self.files.clone(), self.ended.clone(), self.direct);
+        let (root, lone) = (files.borrow().blocking.root().to_owned(), self.lone.clone());
+        glommio::spawn_local(async move {
+            let Some((op, _on_ring)) = lone.try_begin(&files, token, op, alone) else {
+                // Whoever waits already does so for the ring only.
+                ended.borrow_mut().waiting.drain(..).for_each(Waker::wake);
+                return;
+            };
+            let result = perform(&files, root, direct, op).await;
+            ended.borrow_mut().push(token, result);
+        })
+        .detach();
+    }
+
     /// Whether `direct_dsync` files bypass the page cache; if not, they are buffered with `O_DSYNC`.
     pub fn is_direct(&self) -> bool {
         self.direct
+    }
+}
+
+impl Lone {
+    fn new() -> io::Result<Lone> {
+        Ok(Lone {
+            writer: LoneWriter::start()?,
+            written: RefCell::default(),
+            on_ring: Rc::default(),
+            took: Cell::new(Duration::MAX),
+        })
+    }
+
+    /// Begins the operation if it is a small durable write, `alone` and beside no other; otherwise gives it back, with
+    /// what a durable write holds while it is on the ring.
+    fn try_begin(&self, files: &RefCell<Files>, token: Token, op: Op, alone: bool) -> Option<(Op, Option<Rc<()>>)> {
+        let (file, offset, data) = match op {
+            Op::Write { file, offset, data } => (file, offset, data),
+            op => return Some((op, None)),
+        };
+        let ring = files.borrow_mut().ring(file);
+        if !ring.options.direct_dsync {
+            return Some((Op::Write { file, offset, data }, None));
+        }
+        let is_alone = alone && self.written.borrow().is_none() && Rc::strong_count(&self.on_ring) == 1;
+        let open = ring
+            .for_lone
+            .borrow()
+            .clone()
+            .filter(|_| is_alone && data.len() <= LONE_BYTES_MAX);
+        let Some(open) = open else {
+            return Some((Op::Write { file, offset, data }, Some(self.on_ring.clone())));
+        };
+        ring.options.check_alignment(offset, data.len());
+        self.written.replace(Some(Written {
+            file: ring,
+            offset,
+            len: data.len(),
+        }));
+        self.writer.begin(Job {
+            token,
+            file: open,
+            offset,
+            data,
+        });
+        None
+    }
+
+    fn take(&self) -> Option<Completion> {
+        let ended = self.writer.take()?;
+        let written = self.written.take().expect("a write that ends was begun");
+        self.took.set(ended.took);
+        Some(Completion {
+            token: ended.token,
+            result: written.file.whole(ended.result, written.offset, written.len),
+        })
     }
 }
 
@@ -134,6 +264,7 @@ impl Files {
                 options,
                 opening,
                 handle: RefCell::default(),
+                for_lone: RefCell::default(),
             })
         };
         self.rings[at].get_or_insert_with(new).clone()
@@ -154,6 +285,19 @@ impl Files {
         if let Some(ring) = self.rings.get_mut(id.0 as usize) {
             *ring = None;
         }
+    }
+}
+
+impl Handle {
+    /// The same open file once more, so that its flags hold there too.
+    fn duplicate(&self) -> io::Result<fs::File> {
+        let descriptor = match self {
+            Handle::Direct(file) => file.as_raw_fd(),
+            Handle::Buffered(file) => file.as_raw_fd(),
+        };
+        // SAFETY: the file that owns the descriptor is borrowed through the call.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        borrowed.try_clone_to_owned().map(fs::File::from)
     }
 }
 
@@ -185,6 +329,12 @@ impl RingFile {
                 .map(|file| Handle::Buffered(Rc::new(file))),
         };
         let handle = opened.map_err(|error| self.error("open", None, error))?;
+        if self.options.direct_dsync {
+            let again = handle.duplicate();
+            self.for_lone.replace(Some(Arc::new(
+                again.map_err(|error| self.plain_error("open", None, &error))?,
+            )));
+        }
         self.handle.replace(Some(handle.clone()));
         Ok(handle)
     }
@@ -194,7 +344,23 @@ impl RingFile {
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::other(error.to_string()),
         };
-        DiskError::from_io(op, &self.path.borrow(), offset, &plain)
+        self.plain_error(op, offset, &plain)
+    }
+
+    fn plain_error(&self, op: &'static str, offset: Option<u64>, error: &io::Error) -> DiskError {
+        DiskError::from_io(op, &self.path.borrow(), offset, error)
+    }
+
+    /// The answer to a write of `len` bytes.
+    fn whole(&self, written: io::Result<usize>, offset: u64, len: usize) -> Result<Output, DiskError> {
+        match written {
+            Ok(whole) if whole == len => Ok(Output::Done),
+            Ok(short) => {
+                let error = io::Error::other(format!("only {short} of {len} bytes were written"));
+                Err(self.plain_error("write", Some(offset), &error))
+            }
+            Err(error) => Err(self.plain_error("write", Some(offset), &error)),
+        }
     }
 
     async fn write(&self, root: &Path, direct: bool, offset: u64, data: WriteBuf) -> Result<Output, DiskError> {
@@ -205,20 +371,15 @@ impl RingFile {
         let written = match self.handle(root, direct).await? {
             Handle::Direct(file) => {
                 let mut buffer = file.alloc_dma_buffer(len);
-                fill(buffer.as_bytes_mut(), &data);
+                data.copy_to(buffer.as_bytes_mut());
                 file.write_at(buffer, offset).await
             }
             Handle::Buffered(file) => file.write_at(data.to_vec(), offset).await,
         };
         #[cfg(feature = "failpoints")]
         self.reach("walAfterSync", offset).await?;
-        match written.map_err(|error| self.error("write", Some(offset), error))? {
-            whole if whole == len => Ok(Output::Done),
-            short => {
-                let error = io::Error::other(format!("only {short} of {len} bytes were written"));
-                Err(DiskError::from_io("write", &self.path.borrow(), Some(offset), &error))
-            }
-        }
+        let written = written.map_err(|error| self.error("write", Some(offset), error))?;
+        self.whole(Ok(written), offset, len)
     }
 
     /// Reaches a point of the log, whose files alone are durable with every write. A delay is the disk's, not the core's;
@@ -249,18 +410,6 @@ impl RingFile {
         };
         synced.map_err(|error| self.error("sync", None, error))?;
         Ok(Output::Done)
-    }
-}
-
-fn fill(mut buffer: &mut [u8], data: &WriteBuf) {
-    let mut put = |piece: &[u8]| {
-        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(piece.len());
-        head.copy_from_slice(piece);
-        buffer = tail;
-    };
-    match data {
-        WriteBuf::Bytes(data) => put(data),
-        WriteBuf::Pieces(pieces) => pieces.iter().for_each(|piece| put(piece)),
     }
 }
 
@@ -306,16 +455,12 @@ async fn perform(files: &RefCell<Files>, root: PathBuf, direct: bool, op: Op) ->
 
 impl Disk for GlommioDisk {
     fn submit(&mut self, token: Token, op: Op) {
-        let (files, ended, direct) = (self.files.clone(), self.ended.clone(), self.direct);
-        let root = files.borrow().blocking.root().to_owned();
-        glommio::spawn_local(async move {
-            let result = perform(&files, root, direct, op).await;
-            ended.borrow_mut().push(token, result);
-        })
-        .detach();
+        self.pending.get_mut().push((token, op));
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {
+        self.launch(false);
+        completions.extend(self.lone.take());
         completions.append(&mut self.ended.borrow_mut().completions);
     }
 

@@ -6,7 +6,7 @@
 
 use raft::mutant;
 
-use super::{Interval, Kv, Revision, RowKey, RowName, StoreError, StoreView, index::Moment, restore::bad_row};
+use super::{Interval, Kv, RowKey, RowName, StoreError, StoreView, index::Moment, restore::bad_row};
 use crate::buckets::{Bucket, meta};
 
 /// The answer of `HashKV`.
@@ -24,7 +24,7 @@ pub struct HashKvResult {
 pub struct HashKv {
     view: StoreView,
     revision: i64,
-    /// Does any key exist at `revision`? Only then compacted rows are left out.
+    /// Does any key exist at `revision`? Else all that the compaction leaves counts.
     keeps_any: bool,
     hash: u32,
     next: Vec<u8>,
@@ -82,15 +82,19 @@ impl HashKv {
         if revision.main > self.revision || (tombstone && revision.main == compacted) {
             return Ok(false);
         }
-        if revision.main > compacted || !self.keeps_any {
+        if revision.main > compacted {
             return Ok(true);
         }
         let key = Kv::decode(value).map_err(|error| bad(&error.to_string()))?.key;
-        Ok(self.kept(key) == Some(revision) || mutant::on("hash_counts_what_compaction_left"))
-    }
-
-    fn kept(&self, key: &[u8]) -> Option<Revision> {
-        Some(self.view.index.get(key, Moment::after(self.revision))?.rev.revision())
+        let index = &self.view.index;
+        // Where nothing exists etcd counts the rows that are there: those that the compaction leaves in the end.
+        let kept = match self.keeps_any {
+            true => index
+                .get(key, Moment::after(self.revision))
+                .is_some_and(|found| found.rev.revision() == revision),
+            false => index.survives(key, revision, compacted),
+        };
+        Ok(kept || mutant::on("hash_counts_what_compaction_left"))
     }
 }
 

@@ -114,6 +114,12 @@ impl Entry {
         })
     }
 
+    fn has(&self, revision: Revision) -> bool {
+        let behind = Revision::new(revision.main, revision.sub + 1);
+        let older = || self.older.last_before(behind).map(|rev| rev.revision());
+        self.head.revision() == revision || older() == Some(revision)
+    }
+
     fn replace_head(&mut self, head: Rev) {
         assert!(head.revision() > self.head.revision(), "revisions of a key ascend");
         self.older.push(std::mem::replace(&mut self.head, head));
@@ -350,11 +356,20 @@ impl Index {
 
     /// Every key that exists now and has a lease.
     pub fn leased(&self) -> impl Iterator<Item = (&[u8], i64)> {
-        let with_lease = |entry: &&Entry| entry.lease != 0;
+        self.leases_from(b"").filter(|(_, lease)| *lease != 0)
+    }
+
+    /// Every key from `from` on, with its lease; 0 for none.
+    pub fn leases_from<'m>(&'m self, from: &[u8]) -> impl Iterator<Item = (&'m [u8], i64)> + use<'m> {
+        let entries = self.map.iter_from(from);
+        entries.map(|entry| (entry.key.as_slice(), entry.lease))
+    }
+
+    /// Whether a compaction at `main` leaves this revision of the key.
+    pub fn survives(&self, key: &[u8], revision: Revision, main: i64) -> bool {
         self.map
-            .iter_from(b"")
-            .filter(with_lease)
-            .map(|entry| (entry.key.as_slice(), entry.lease))
+            .get(key)
+            .is_some_and(|entry| entry.has(revision) && revision >= entry.cut(main).0)
     }
 
     /// Compacts the leaf that holds `from` at `main`, dropping at most about `max` revisions; each goes to `dropped`.

@@ -224,6 +224,8 @@ pub struct Generator {
     /// Revisions compacted at without waiting for the end: both answer HashKV there by the hash they take meanwhile, or
     /// without it, as they get to it.
     unsettled: BTreeSet<i64>,
+    /// The last compaction was not waited for.
+    compacting: bool,
 }
 
 impl Generator {
@@ -235,6 +237,7 @@ impl Generator {
             compacted: 0,
             twice: BTreeSet::new(),
             unsettled: BTreeSet::new(),
+            compacting: false,
         }
     }
 
@@ -246,6 +249,11 @@ impl Generator {
     /// Whether both answer HashKV at that revision alike, however far their compactions are.
     pub fn is_settled(&self, revision: i64) -> bool {
         !self.unsettled.contains(&revision)
+    }
+
+    /// Whether a compaction may be at work: rows that it has not come to are hashed where no key is left to keep.
+    pub fn may_be_compacting(&self) -> bool {
+        self.compacting
     }
 
     /// Follows what an answer says about revisions.
@@ -264,6 +272,7 @@ impl Generator {
         }
         if let Call::Compact(request) = call {
             self.compacted = request.revision;
+            self.compacting = !request.physical;
             if !request.physical {
                 self.unsettled.insert(request.revision);
             }

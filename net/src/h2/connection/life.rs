@@ -63,38 +63,75 @@ impl<S: Default> Connection<S> {
     /// Notes the time, does what is due, and returns the next deadline.
     pub(crate) fn on_time<H: Handler<User = S>>(&mut self, now_ns: u64, handler: &mut H) -> u64 {
         self.now_ns = self.now_ns.max(now_ns);
+        if !self.ending.failed {
+            if self
+                .ending
+                .announced_until_ns
+                .is_some_and(|until_ns| self.now_ns >= until_ns)
+            {
+                self.shutdown_final();
+            }
+            self.keep_alive(handler);
+            if self.out.is_empty()
+                && self
+                    .unfinished_until_ns()
+                    .is_some_and(|until_ns| self.now_ns >= until_ns)
+            {
+                self.break_off(CloseReason::Unfinished, handler);
+            }
+        }
+        self.deadline_ns()
+    }
+
+    /// When the time is wanted next, at the latest.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        let far_ns = self.now_ns.saturating_add(DEADLINE_FAR_NS);
         if self.ending.failed {
-            return self.now_ns.saturating_add(DEADLINE_FAR_NS);
+            return far_ns;
         }
-        let mut deadline_ns = self.now_ns.saturating_add(DEADLINE_FAR_NS);
-        match self.ending.announced_until_ns {
-            Some(until_ns) if self.now_ns >= until_ns => self.shutdown_final(),
-            Some(until_ns) => deadline_ns = deadline_ns.min(until_ns),
-            None => {}
-        }
-        deadline_ns.min(self.keep_alive(handler))
+        let alive_ns = match self.pings.asked_ns {
+            Some(asked_ns) => asked_ns.saturating_add(self.limits.keepalive_timeout_ns),
+            None => self.pings.heard_ns.saturating_add(self.limits.keepalive_interval_ns),
+        };
+        // While a peer does not read, it is not judged by what it does not send.
+        let judged_ns = if self.out.is_empty() {
+            0
+        } else {
+            self.now_ns + SECOND_NS
+        };
+        let whole_ns = self.unfinished_until_ns().map(|until_ns| until_ns.max(judged_ns));
+        let others = [self.ending.announced_until_ns, whole_ns];
+        others.into_iter().flatten().fold(alive_ns.min(far_ns), u64::min)
+    }
+
+    /// Until when the peer may finish its handshake, or the frame or header block it has begun, if there is one.
+    fn unfinished_until_ns(&self) -> Option<u64> {
+        let since_ns = if self.settings_awaited {
+            self.begun_ns
+        } else if !self.carry.is_empty() || self.block_of.is_some() {
+            self.pings.heard_ns
+        } else {
+            return None;
+        };
+        Some(since_ns.saturating_add(self.limits.unfinished_timeout_ns))
     }
 
     /// Source: RFC 9113 section 6.7; grpc-go's server keepalive.
-    fn keep_alive<H: Handler<User = S>>(&mut self, handler: &mut H) -> u64 {
-        let asked_ns = match self.pings.asked_ns {
-            Some(asked_ns) => asked_ns,
+    fn keep_alive<H: Handler<User = S>>(&mut self, handler: &mut H) {
+        match self.pings.asked_ns {
             None => {
                 let due_ns = self.pings.heard_ns.saturating_add(self.limits.keepalive_interval_ns);
-                if self.now_ns < due_ns {
-                    return due_ns;
+                if self.now_ns >= due_ns {
+                    frame::put_ping(0, KEEPALIVE_PING, &mut self.out);
+                    self.pings.asked_ns = Some(self.now_ns);
                 }
-                frame::put_ping(0, KEEPALIVE_PING, &mut self.out);
-                *self.pings.asked_ns.insert(self.now_ns)
             }
-        };
-        let until_ns = asked_ns.saturating_add(self.limits.keepalive_timeout_ns);
-        if self.now_ns < until_ns {
-            return until_ns;
+            // A peer that says nothing reads nothing either: no use in keeping the output.
+            Some(asked_ns) if self.now_ns >= asked_ns.saturating_add(self.limits.keepalive_timeout_ns) => {
+                self.break_off(CloseReason::KeepaliveTimeout, handler);
+            }
+            Some(_) => {}
         }
-        // A peer that says nothing reads nothing either: no use in keeping the output.
-        self.break_off(CloseReason::KeepaliveTimeout, handler);
-        self.now_ns.saturating_add(DEADLINE_FAR_NS)
     }
 
     /// The connection is of no use any more: drops the output and ends every stream.

@@ -195,8 +195,9 @@ impl Http2 {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(n) => {
                     // Pings are judged by the time they come.
-                    conn.set_earlier_deadline_ns(self.wire.on_time(inner.now_ns()));
+                    self.wire.on_time(inner.now_ns());
                     self.wire.receive(&buf[..n]);
+                    conn.set_earlier_deadline_ns(self.wire.deadline_ns());
                 }
             }
             drop(buf);
