@@ -1,8 +1,8 @@
 //! Real members under real faults while clients write down what they are told, which is judged in the end.
 //!
 //! Members are killed, stand still, are cut off in one direction or both (each in a network namespace of its own), talk
-//! through proxies that delay, lose, repeat, reorder, damage and cut, and run out of disk. [`robustness::verdict`] says
-//! what must hold. Root is needed for namespaces and disks; without it those stories say so and do nothing.
+//! through proxies that delay, lose, repeat, reorder, damage and cut, run out of disk, come as learners and go. Clients
+//! write, read, watch, compact, and hold keys by leases. [`robustness::verdict`] says what must hold. Root is needed for namespaces and disks; without it those stories say so and do nothing.
 //!
 //! Environment: `ETCORE_TEST_SERVER` (binary under test; an etcd of somebody else will do), `ETCORE_TEST_SCALE`
 //! (multiplier of rounds, default 1), `ETCORE_TEST_SEED` (the seed of one story; faults come at about the same times, but
@@ -29,8 +29,10 @@ mod checker {
 
 #[path = "robustness"]
 mod robustness {
+    mod changes;
     mod clients;
     mod disk;
+    mod leases;
     mod network;
     mod processes;
     mod proxy;

@@ -160,11 +160,7 @@ async fn a_large_snapshot_at_a_limited_rate_goes_in_pieces_while_puts_go_on() {
             .put(format!("large{number:03}"), vec![number as u8; VALUE_BYTES])
             .await;
     }
-    // The log is cut once the tree has the entries.
-    pause_ms(500).await;
-    write(&client, 0, 40).await;
-    pause_ms(500).await;
-    write(&client, 0, 40).await;
+    write_until_cut(&cluster.nodes[leader], 0).await;
     cluster.nodes[away].start(false);
     let sender = cluster.nodes[leader].process.as_ref().unwrap();
     let receiver = cluster.nodes[away].process.as_ref().unwrap();
@@ -292,8 +288,7 @@ async fn a_transfer_that_is_cut_leaves_nothing_behind_and_the_next_one_is_clean(
     drop(stream);
     assert!(incoming.exists());
     write(&client, 0, 300).await;
-    pause_ms(500).await;
-    write(&client, 300, 340).await;
+    write_until_cut(&cluster.nodes[leader], 300).await;
     cluster.nodes[behind].start(true);
     let process = cluster.nodes[behind].process.as_ref().unwrap();
     assert!(

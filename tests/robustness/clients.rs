@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// How long a client waits for an answer.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(1500);
+pub const ANSWER_PATIENCE: Duration = Duration::from_millis(1500);
 /// The keys that are fought over.
 pub const KEYS: u64 = 12;
 /// What all their names begin with.
@@ -39,6 +39,8 @@ pub struct Crowd {
     pub clock: Clock,
     /// Set when clients are to end.
     pub stop: Arc<AtomicBool>,
+    /// The revision up to which the story knows its history, so that no more may be compacted.
+    pub written_down: Arc<AtomicI64>,
     writers: Arc<AtomicU64>,
 }
 
@@ -46,7 +48,8 @@ pub struct Crowd {
 pub struct Worker {
     crowd: Crowd,
     members: Vec<Client>,
-    rng: Rng,
+    /// Chance.
+    pub rng: Rng,
     /// Where it saw each key changed last.
     seen: BTreeMap<String, i64>,
     records: Vec<Record>,
@@ -59,6 +62,7 @@ impl Crowd {
             urls,
             clock,
             stop: Arc::default(),
+            written_down: Arc::default(),
             writers: Arc::new(AtomicU64::new(1)),
         }
     }
@@ -78,8 +82,8 @@ impl Crowd {
 impl Worker {
     /// Asks one thing after the other until it is told to end.
     pub async fn work(mut self) -> Vec<Record> {
-        while !self.crowd.stop.load(Ordering::Relaxed) {
-            let (ask, member) = (self.draw(), self.rng.below(self.members.len() as u64) as usize);
+        while !self.is_over() {
+            let (ask, member) = (self.draw(), self.any_member());
             let padding = self.rng.below(200) as usize;
             if !self.ask(member, ask, padding).await {
                 pause_ms(10 + self.rng.below(40)).await;
@@ -97,7 +101,7 @@ impl Worker {
             while !self.ask(0, Ask::Put { key: key.clone() }, bytes).await {
                 match self.records.last().map(|record| &record.outcome) {
                     Some(Outcome::Refused(text)) if text.contains("space exceeded") => return number,
-                    _ if self.crowd.stop.load(Ordering::Relaxed) => return number,
+                    _ if self.is_over() => return number,
                     _ => pause_ms(50).await,
                 }
             }
@@ -108,6 +112,26 @@ impl Worker {
     /// What it has written down.
     pub fn into_records(self) -> Vec<Record> {
         self.records
+    }
+
+    /// Whether it is told to end.
+    pub fn is_over(&self) -> bool {
+        self.crowd.stop.load(Ordering::Relaxed)
+    }
+
+    /// The time of the story. Units: nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.crowd.clock.now_ns()
+    }
+
+    /// A member of chance.
+    pub fn any_member(&mut self) -> usize {
+        self.rng.below(self.members.len() as u64) as usize
+    }
+
+    /// Its connection to a member.
+    pub fn client(&self, member: usize) -> Client {
+        self.members[member].clone()
     }
 
     fn draw(&mut self) -> Ask {
@@ -126,6 +150,9 @@ impl Worker {
                 let expected = self.seen.get(&key).copied().unwrap_or(0);
                 Ask::Swap { key, expected }
             }
+            99 => Ask::Compact {
+                revision: (self.crowd.written_down.load(Ordering::Relaxed) - self.rng.below(100) as i64).max(1),
+            },
             kind => match kind % 3 {
                 0 => Ask::List {
                     serializable: self.rng.chance(30),
@@ -239,6 +266,14 @@ async fn send(member: &Client, ask: &Ask, value: String) -> Result<(i64, Told), 
             };
             (revision(&answer.header), told)
         }
+        Ask::Hold { key, lease } => {
+            let leased = PutRequest {
+                lease: *lease,
+                ..put_request(key.as_str(), value.as_str())
+            };
+            (revision(&member.try_put(leased).await?.header), Told::Nothing)
+        }
+        Ask::Compact { revision: to } => (revision(&member.try_compact(*to).await?.header), Told::Nothing),
         Ask::Get { key, serializable } => read(member, key_range(key.as_str()), *serializable).await?,
         Ask::List { serializable } => read(member, prefix_range(PREFIX), *serializable).await?,
     })

@@ -44,6 +44,10 @@ pub enum Ask {
     Delete { key: String },
     /// A put if the key was last changed at this revision (0: is not there), else a get.
     Swap { key: String, expected: i64 },
+    /// A put of a key of its own under a lease.
+    Hold { key: String, lease: i64 },
+    /// A compaction.
+    Compact { revision: i64 },
     /// A read of one key.
     Get { key: String, serializable: bool },
     /// A read of all keys.

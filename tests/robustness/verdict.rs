@@ -7,7 +7,8 @@
 //! - what began after something had ended has no lower revision, and a write a higher one (reads that may be served from
 //!   the past show some past state, which counts as seen by those who come later);
 //! - a write without a good answer is there once, or not at all; a refused one never;
-//! - nothing is there that nobody wrote.
+//! - nothing is there that nobody wrote;
+//! - keys under leases go with them, neither early nor never ([`super::leases::judge`]).
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use super::{
     clients::PREFIX,
+    leases::LEASED,
     record::{Ask, Outcome, Pair, Record, Told},
     watchers::Tale,
 };
@@ -87,6 +89,11 @@ fn check_answer(history: &mut History, record: &Record) -> Check {
             let changes = history.changes(revision);
             let is_it = matches!(changes, [change] if change.deleted && change.key == key.as_bytes());
             ensure!(is_it, "revision {revision} is not this delete: {changes:?}");
+            Ok(())
+        }
+        (Ask::Hold { key, .. }, Told::Nothing) => check_wrote(history, record.writer, revision, &[key]),
+        (Ask::Compact { revision: to }, Told::Nothing) => {
+            ensure!(*to <= revision, "{to} was compacted at {revision}, which is before it");
             Ok(())
         }
         (Ask::Swap { key, expected }, Told::Nothing) => {
@@ -176,6 +183,10 @@ fn check_authors(history: &History, records: &[Record]) -> Check {
     for revision in 2..=history.revision() {
         for change in history.changes(revision) {
             if change.deleted {
+                // These end with their leases: see [`super::leases::judge`].
+                if change.key.starts_with(LEASED.as_bytes()) {
+                    continue;
+                }
                 if !claimed.contains_key(&revision) {
                     let left = deletes.entry(change.key.clone()).or_default();
                     *left -= 1;
@@ -195,7 +206,7 @@ fn check_authors(history: &History, records: &[Record]) -> Check {
 
 fn check_author(history: &History, author: &Record, revision: i64, change: &Change) -> Check {
     let keys: &[String] = match &author.ask {
-        Ask::Put { key } | Ask::Swap { key, .. } => std::slice::from_ref(key),
+        Ask::Put { key } | Ask::Swap { key, .. } | Ask::Hold { key, .. } => std::slice::from_ref(key),
         Ask::PutBoth { keys } => keys,
         _ => &[],
     };
@@ -261,6 +272,7 @@ fn placed<'a>(history: &History, record: &'a Record) -> Option<(&'a Record, i64,
         (Ask::Delete { .. }, Outcome::Done(revision, Told::Before(before))) => {
             Some((record, *revision, before.is_some()))
         }
+        (Ask::Compact { .. }, Outcome::Done(revision, _)) => Some((record, *revision, false)),
         (_, Outcome::Done(revision, Told::Before(_) | Told::Nothing)) => Some((record, *revision, true)),
         (_, Outcome::Done(revision, _)) => Some((record, *revision, false)),
         (_, Outcome::Unknown(_)) => history

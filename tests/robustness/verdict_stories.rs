@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::{
+    leases::{self, Holding},
     record::{Ask, Outcome, Pair, Record, Told},
     verdict::{Seen, judge, judge_watcher},
     watchers::{Answers, Session, Tale},
@@ -263,4 +264,57 @@ fn lost_repeated_and_reordered_events_are_found() {
         assert!(watched(vec![(1, wrong)]).is_err());
     }
     assert!(watched(vec![(1, vec![answer(&[2])]), (2, vec![answer(&[2])])]).is_err());
+}
+
+#[test]
+fn a_lease_that_ends_early_or_never_is_found() {
+    const SECOND: u64 = 1_000_000_000;
+    let held = |renewed_ns: &[u64]| Holding {
+        key: "t1".into(),
+        ttl: 2,
+        renewed_ns: renewed_ns.to_vec(),
+    };
+    let gone = WatchResponse {
+        events: vec![Event {
+            r#type: EventType::Delete as i32,
+            kv: Some(KeyValue {
+                key: b"t1".to_vec(),
+                ..KeyValue::default()
+            }),
+            prev_kv: None,
+        }],
+        ..WatchResponse::default()
+    };
+    let scribe = |at_ns: u64| Tale {
+        expects: Expectation::default(),
+        sessions: vec![Session {
+            member: 0,
+            start: 1,
+            answers: vec![(at_ns, gone.encode_to_vec())],
+        }],
+    };
+    let nothing = History::default();
+    leases::judge(&nothing, &[held(&[0, SECOND])], &scribe(3 * SECOND)).unwrap();
+    let early = leases::judge(&nothing, &[held(&[0, SECOND])], &scribe(3 * SECOND - 1));
+    assert!(early.unwrap_err().contains("before the time of its lease"));
+    let strange = leases::judge(&nothing, &[], &scribe(3 * SECOND));
+    assert!(strange.unwrap_err().contains("nobody held"));
+
+    let mut history = History::default();
+    let kv = KeyValue {
+        key: b"t1".to_vec(),
+        ..kv(1, 2, 1, 2)
+    };
+    let put = Change {
+        key: kv.key.clone().into(),
+        deleted: false,
+        encoded: bytes(kv).into(),
+    };
+    history.tell(2, vec![put], &[None]).unwrap();
+    let silent = Tale {
+        expects: Expectation::default(),
+        sessions: Vec::new(),
+    };
+    let never = leases::judge(&history, &[held(&[0])], &silent);
+    assert!(never.unwrap_err().contains("never ended"));
 }

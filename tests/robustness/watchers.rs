@@ -46,6 +46,17 @@ pub struct Tale {
     pub sessions: Vec<Session>,
 }
 
+/// A watcher of all keys from a revision on, with what was there before.
+pub fn everything(first: i64) -> Expectation {
+    Expectation {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        prev_kv: true,
+        next: first,
+        ..Expectation::default()
+    }
+}
+
 /// One watcher at work.
 pub struct Watching {
     members: Vec<Client>,
@@ -53,6 +64,8 @@ pub struct Watching {
     rng: Rng,
     /// The revision that must be seen before it ends; 0 until that is known.
     target: Arc<AtomicI64>,
+    /// How far it is, for others.
+    seen: Arc<AtomicI64>,
     next: i64,
     tale: Tale,
 }
@@ -82,12 +95,21 @@ impl Watching {
             clock,
             rng,
             target,
+            seen: Arc::default(),
             next,
             tale: Tale {
                 expects,
                 sessions: Vec::new(),
             },
         }
+    }
+
+    /// A watcher of everything from the beginning, which writes down the history and tells how far it is.
+    pub fn scribe(urls: &[String], clock: Clock, target: Arc<AtomicI64>, seed: u64, seen: Arc<AtomicI64>) -> Watching {
+        let mut watching = Watching::new(urls, clock, target, seed);
+        watching.tale.expects = everything(1);
+        (watching.next, watching.seen) = (1, seen);
+        watching
     }
 
     /// Watches until it has been told of everything up to the target.
@@ -157,12 +179,17 @@ impl Watching {
         let told = answer.header.as_ref().map_or(0, |header| header.revision);
         let last = answer.events.last().and_then(|event| event.kv.as_ref());
         self.next = match last {
-            _ if answer.canceled => return false,
+            _ if answer.canceled => {
+                // What was compacted is lost to it.
+                self.next = self.next.max(answer.compact_revision + 1);
+                return false;
+            }
             Some(_) if answer.fragment => self.next,
             Some(kv) => self.next.max(kv.mod_revision + 1),
             None if answer.created && self.next > 0 => self.next,
             None => self.next.max(told + 1),
         };
+        self.seen.store(self.next - 1, Ordering::Relaxed);
         true
     }
 }
