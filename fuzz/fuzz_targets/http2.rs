@@ -5,7 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use net::fuzzing;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((which, data)) = data.split_first() else { return };
+    let Some((which, data)) = data.split_first() else {
+        return;
+    };
     match which % 6 {
         0 => fuzzing::fuzz_server_bytes(data),
         1 => fuzzing::fuzz_server_frames(data),

@@ -9,7 +9,9 @@ use net::pb::{self, etcdserverpb as api};
 use prost::Message;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((which, data)) = data.split_first() else { return };
+    let Some((which, data)) = data.split_first() else {
+        return;
+    };
     let data = Bytes::copy_from_slice(data);
     match which % 12 {
         0 => again::<api::RangeRequest>(data),
@@ -27,7 +29,10 @@ fuzz_target!(|data: &[u8]| {
 
 fn again<M: Message + Default + PartialEq + Debug>(data: Bytes) {
     let Ok(message) = M::decode(data) else { return };
-    assert_eq!(M::decode(message.encode_to_vec().as_slice()).expect("just encoded"), message);
+    assert_eq!(
+        M::decode(message.encode_to_vec().as_slice()).expect("just encoded"),
+        message
+    );
 }
 
 fn transaction(data: Bytes) {

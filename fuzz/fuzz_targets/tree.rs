@@ -19,7 +19,8 @@ fuzz_target!(|data: &[u8]| {
     let len = disk.contents("tree").expect("it was planted").len();
     while !choices.is_empty() {
         // Half of them hit a meta page.
-        let offset = choices.below(if choices.byte() < 128 { 1024 } else { len });
+        let end = if choices.byte() < 128 { 1024 } else { len };
+        let offset = choices.below(end);
         let count = (1 + choices.below(64)).min(len - offset);
         disk.overwrite("tree", offset as u64, choices.bytes(count));
     }
@@ -55,7 +56,8 @@ fn planted() -> (SimDisk, [Rows; 2]) {
         for n in 0..60_u64 {
             let key = format!("key {:03}", (n * 37 + commit * 11) % 101).into_bytes();
             let len = if n % 20 == 0 { 1500 } else { n as usize };
-            tree.put(0, &key, Bytes::from(vec![commit as u8; len])).expect("puts work");
+            tree.put(0, &key, Bytes::from(vec![commit as u8; len]))
+                .expect("puts work");
             rows.insert(key, vec![commit as u8; len]);
         }
         tree.seal();

@@ -299,9 +299,7 @@ impl RawNode {
         let (Ok(configuration), true) = (configuration, fits) else {
             return Err(CompactError::NotApplied { index, limit });
         };
-        if !mutant::on("refill_keeps_the_configuration") {
-            self.tracker.switch(configuration, self.log.last_index());
-        }
+        self.tracker.switch(configuration, self.log.last_index());
         self.log.restart_at(index);
         Ok(())
     }

@@ -159,9 +159,7 @@ impl Engine {
 
     /// Consensus wants the snapshot: what was committed before it and is not applied is void.
     pub(super) fn snapshot_taken(&mut self, token: PersistToken, metadata: SnapshotMetadata) {
-        if !mutant::on("entries_outlive_a_snapshot") {
-            self.to_apply.clear();
-        }
+        self.to_apply.clear();
         self.install.done = false;
         self.member.metrics.installing.set(1);
         self.install.under_way = Some((token, metadata));

@@ -141,11 +141,7 @@ impl Cluster {
 
     fn begin_job(&mut self) {
         let churn_ns = self.weather.churn_ns;
-        if self.calm
-            || self.is_damaged()
-            || churn_ns == 0
-            || self.now_ns < self.operator.unsure_until_ns.max(self.operator.next_job_ns)
-        {
+        if self.calm || churn_ns == 0 || self.now_ns < self.operator.unsure_until_ns.max(self.operator.next_job_ns) {
             return;
         }
         let wait_ns = self.rng.between(churn_ns / 4, churn_ns * 2);
@@ -155,10 +151,12 @@ impl Cluster {
         let idle = self.hosts.iter().any(|host| !host.stands);
         let id = self.rng.pick(&voters);
         let leader = self.leader().map(|index| self.hosts[index].id);
+        // While one of them waits for its state, no voter comes that might not start, and none goes.
+        let whole = !self.is_damaged();
         match self.rng.below(6) {
             0 | 1 if idle => self.add(true),
-            2 if idle => self.add(false),
-            3 if voters.len() > 2 => {
+            2 if idle && whole => self.add(false),
+            3 if voters.len() > 2 && whole => {
                 let id = leader.filter(|_| self.rng.percent(40)).unwrap_or(id);
                 self.change("remove", MemberChange::Remove(id));
             }
@@ -166,7 +164,7 @@ impl Cluster {
                 let url = format!("http://{id:x}-{}:2380", self.operator.new_id());
                 self.change("update", MemberChange::Update(info(id, url)));
             }
-            5 if voters.len() > 2 => self.lose_disk(id),
+            5 if voters.len() > 2 && whole => self.lose_disk(id),
             _ => {}
         }
     }

@@ -372,7 +372,7 @@ impl Storm {
     /// A member takes its leader for gone, rightly or not.
     fn lose_leader(&mut self, id: u64) {
         let raw = &mut self.member(id).raw;
-        if raw.term() % 2 == 0 {
+        if raw.term().is_multiple_of(2) {
             return raw.forget_leader();
         }
         let leader = raw.leader_id();

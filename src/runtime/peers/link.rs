@@ -184,6 +184,18 @@ impl Link {
         self.ctx.tell(Event::Link { id: self.to, up });
     }
 
+    /// Says why a dial failed, unless that was the last complaint too.
+    fn complain(&self, error: &DialError, url: &str, last: &mut String) {
+        if matches!(error, DialError::Refused(Verdict::Removed)) {
+            self.ctx.tell(Event::Removed);
+        }
+        let text = error.to_string();
+        if text != *last {
+            tracing::warn!(peer = format!("{:x}", self.to), url, error = %text, "peer cannot be reached");
+            *last = text;
+        }
+    }
+
     fn drop_queue(&self) {
         self.set_connected(false);
         self.queued_bytes.set(0);
@@ -276,19 +288,12 @@ async fn run(link: Rc<Link>) {
         };
         turn += 1;
         let since_ns = now_ns();
-        match dial(&link, &url).await {
+        let dialled = dial(&link, &url).await;
+        let is_down = dialled.is_err();
+        match dialled {
             Ok(stream) => {
-                tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
                 complaint.clear();
-                link.ctx.presence.answered(link.to);
-                link.set_connected(true);
-                let error = pass_on(&link, stream).await;
-                link.drop_queue();
-                if let Err(error) = error
-                    && !link.closed.get()
-                {
-                    tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
-                }
+                carry(&link, stream, &url).await;
                 let is_fast = now_ns() > fast_ns + FAST_INTERVAL_NS;
                 if is_fast {
                     fast_ns = now_ns();
@@ -297,14 +302,7 @@ async fn run(link: Rc<Link>) {
             }
             Err(error) => {
                 aftermath.failed(&link, &error);
-                if matches!(error, DialError::Refused(Verdict::Removed)) {
-                    link.ctx.tell(Event::Removed);
-                }
-                let text = error.to_string();
-                if text != complaint {
-                    tracing::warn!(peer = format!("{:x}", link.to), url, error = %text, "peer cannot be reached");
-                    complaint = text;
-                }
+                link.complain(&error, &url, &mut complaint);
             }
         }
         if now_ns() - since_ns > GOOD_NS {
@@ -316,8 +314,27 @@ async fn run(link: Rc<Link>) {
         }
         // Members that lost each other at the same time do not come back at the same time.
         let jitter = Duration::from_nanos(now_ns() % (pause.as_nanos() as u64 / 2));
-        link.pause(pause + jitter).await;
+        if is_down {
+            link.pause(pause + jitter).await;
+        } else {
+            // Two that keep ending each other's connections do not hurry each other on.
+            glommio::timer::sleep(pause + jitter).await;
+        }
         pause = (2 * pause).min(PAUSE_MAX);
+    }
+}
+
+/// Uses a connection until it ends.
+async fn carry(link: &Link, stream: Stream, url: &str) {
+    tracing::info!(peer = format!("{:x}", link.to), url, "peer link is up");
+    link.ctx.presence.answered(link.to);
+    link.set_connected(true);
+    let error = pass_on(link, stream).await;
+    link.drop_queue();
+    if let Err(error) = error
+        && !link.closed.get()
+    {
+        tracing::warn!(peer = format!("{:x}", link.to), url, %error, "peer link is lost");
     }
 }
 
