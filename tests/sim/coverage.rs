@@ -100,7 +100,6 @@ const FAULTS: &[&str] = &[
     "process killed",
     "receiver of a snapshot gone",
     "removed member told so",
-    "rot answered by a refill",
     "rot refused at start",
     "rot without effect",
     "sender of a snapshot gone",

@@ -121,7 +121,7 @@ impl Server {
             "--heartbeat-interval=20".into(),
             "--election-timeout=200".into(),
         ];
-        if !is_reference() {
+        if self.binary == binary_under_test() && !is_reference() {
             // On two CPUs it would choose one, and the hand-off between executors would not be seen here.
             flags.push("--cores=2".into());
         }
