@@ -280,7 +280,7 @@ impl Aftermath {
 /// The task of a link.
 async fn run(link: Rc<Link>) {
     let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
-    let (mut aftermath, mut fast_ns) = (Aftermath::default(), 0);
+    let (mut aftermath, mut fast_ns) = (Aftermath::default(), None::<u64>);
     while !link.closed.get() {
         let url = {
             let urls = link.urls.borrow();
@@ -294,9 +294,9 @@ async fn run(link: Rc<Link>) {
             Ok(stream) => {
                 complaint.clear();
                 carry(&link, stream, &url).await;
-                let is_fast = now_ns() > fast_ns + FAST_INTERVAL_NS;
+                let is_fast = fast_ns.is_none_or(|since| now_ns() > since + FAST_INTERVAL_NS);
                 if is_fast {
-                    fast_ns = now_ns();
+                    fast_ns = Some(now_ns());
                 }
                 aftermath = Aftermath::of(&link, is_fast);
             }
