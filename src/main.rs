@@ -9,6 +9,10 @@ use etcore::config::{Config, Outcome};
 use etcore::logging;
 use etcore::runtime::serve;
 
+/// Requests allocate and free many small pieces, some of them on another executor.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())
