@@ -22,6 +22,7 @@ mod notify;
 mod peer;
 mod shard;
 mod stream;
+mod within;
 
 pub use body::{BodySender, Http1Body, body_channel};
 pub use http1::{Http1Answer, Http1Reply, Http1Request};
@@ -30,5 +31,6 @@ pub use listen::{Accepted, Acceptor, ListenError, Listener};
 pub use peer::{Guest, peer_door};
 pub use shard::{Application, ConnId, ConnInfo, Shard, ShardLimits};
 pub use stream::{Stream, connect};
+pub use within::within;
 
 pub use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use net::io::connect;
+use net::io::{connect, within};
 
 use super::peers::resolve;
 
@@ -32,19 +32,13 @@ pub async fn get(
     body: &str,
     patience: Duration,
 ) -> Result<Answer, String> {
-    let asked = glommio::timer::timeout(patience, async {
-        Ok::<_, glommio::GlommioError<()>>(exchange(url, path, cluster_id, body, patience).await)
-    });
-    match asked.await {
-        Ok(result) => {
-            let (answer, took) = result.map_err(|error| error.to_string())?;
-            Ok(Answer {
-                took,
-                ..parse(&answer)?
-            })
-        }
-        Err(_) => Err(format!("no answer within {patience:?}")),
-    }
+    let asked = within(patience, exchange(url, path, cluster_id, body, patience)).await;
+    let answer = asked.ok_or_else(|| format!("no answer within {patience:?}"))?;
+    let (answer, took) = answer.map_err(|error| error.to_string())?;
+    Ok(Answer {
+        took,
+        ..parse(&answer)?
+    })
 }
 
 async fn exchange(

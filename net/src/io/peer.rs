@@ -17,7 +17,7 @@ use std::{
 
 use glommio::net::TcpStream;
 
-use super::{Intake, Stream, listen::Accepted};
+use super::{Intake, Stream, listen::Accepted, within};
 use crate::peer::MAGIC;
 
 /// Connections that have not said who they are.
@@ -123,12 +123,10 @@ async fn sort(
     connections_max: usize,
     on_peer: &impl Fn(Stream, Guest),
 ) {
-    let looked = glommio::timer::timeout(SILENCE_MAX, async {
-        Ok::<_, glommio::GlommioError<()>>(is_peer(&tcp).await)
-    });
-    match looked.await {
-        Ok(Some(true)) => on_peer(Stream::from_tcp(tcp), guest),
-        Ok(Some(false)) => {
+    let looked = within(SILENCE_MAX, is_peer(&tcp)).await.flatten();
+    match looked {
+        Some(true) => on_peer(Stream::from_tcp(tcp), guest),
+        Some(false) => {
             drop(tcp);
             let full = shards.iter().map(Intake::load).sum::<usize>() >= connections_max;
             if let Some(accepted) = guest.leave().filter(|_| !full) {
@@ -137,7 +135,7 @@ async fn sort(
             }
         }
         // It has ended, or is to.
-        Ok(None) | Err(_) => {}
+        None => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use net::{
-    io::{Guest, Stream},
+    io::{Guest, Stream, within},
     peer::{Decoder, Encoder, FRAME_BYTES_MAX, Frame, FrameError, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
 };
 use raft::MessageType;
@@ -21,10 +21,8 @@ const EVENTS_MAX: usize = 1 << 16;
 /// Serves the connection to its end. It is a `guest` until its handshake is there.
 pub async fn serve(ctx: Rc<Context>, mut stream: Stream, guest: Guest) {
     let mut decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
-    let greeted = glommio::timer::timeout(HANDSHAKE_MAX, async {
-        Ok::<_, glommio::GlommioError<()>>(greet(&mut stream, &mut decoder).await)
-    });
-    let Ok(Some(theirs)) = greeted.await else { return };
+    let greeted = within(HANDSHAKE_MAX, greet(&mut stream, &mut decoder)).await;
+    let Some(theirs) = greeted.flatten() else { return };
     drop(guest);
     let verdict = ctx.judge(&theirs);
     let mut reply = ctx.handshake(theirs.from, theirs.purpose);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use net::{
-    io::{Stream, connect},
+    io::{Stream, connect, within},
     peer::{Answer, Call, Decoder, Encoder, FRAME_BYTES_MAX, Frame, HANDSHAKE_BYTES_MAX, Handshake, Purpose, Verdict},
 };
 use raft::{Message, MessageType};
@@ -143,12 +143,8 @@ impl Link {
 
     /// Waits, or until the other member has dialled: then it is there.
     async fn pause(&self, span: Duration) {
-        let knocked = glommio::timer::timeout(span, async {
-            self.knock.rung().await;
-            Ok::<_, glommio::GlommioError<()>>(())
-        });
         // Timed out or not, it is time to dial.
-        let _ = knocked.await;
+        let _ = within(span, self.knock.rung()).await;
     }
 
     /// Queues what is to be sent, or drops it and tells consensus when the link is down or full.
@@ -361,12 +357,8 @@ pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpo
     let mut stream = connect(address, DIAL_MAX).await?;
     stream.set_unacknowledged_max(UNACKNOWLEDGED_MAX)?;
     let ours = ctx.handshake(to, purpose);
-    let reply = glommio::timer::timeout(DIAL_MAX, async {
-        Ok::<_, glommio::GlommioError<()>>(shake(&mut stream, &ours).await)
-    });
-    let reply = reply
-        .await
-        .map_err(|_| DialError::Protocol("no answer in time".into()))??;
+    let reply = within(DIAL_MAX, shake(&mut stream, &ours)).await;
+    let reply = reply.ok_or_else(|| DialError::Protocol("no answer in time".into()))??;
     match reply.verdict {
         Verdict::Accepted => {
             ctx.greeted(to, &reply);

@@ -3,8 +3,8 @@
 use super::http2::Http2;
 use super::{Application, ConnInfo, Inner};
 use crate::grpc::ServerConn;
-use crate::io::http1;
 use crate::io::stream::Stream;
+use crate::io::{http1, within};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -234,7 +234,6 @@ pub(super) async fn linger(mut stream: Stream) {
     let discard = async {
         let mut buf = [0; 4096];
         while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {}
-        Ok::<(), glommio::GlommioError<()>>(())
     };
-    let _ = glommio::timer::timeout(LINGER, discard).await;
+    let _ = within(LINGER, discard).await;
 }

@@ -5,7 +5,7 @@ use std::{path::Path, rc::Rc};
 use bytes::Bytes;
 use glommio::io::{BufferedFile, Directory, OpenOptions, remove};
 use net::{
-    io::Stream,
+    io::{Stream, within},
     peer::{Answer, Decoder, Encoder, Frame},
 };
 use raft::{Message, MessageType};
@@ -194,10 +194,6 @@ async fn sync_dir(path: &Path) -> Result<(), TransferError> {
 }
 
 async fn frame_in_time(stream: &mut Stream, decoder: &mut Decoder, buf: &mut [u8]) -> Result<Frame, TransferError> {
-    let frame = glommio::timer::timeout(SILENCE_MAX, async {
-        Ok::<_, glommio::GlommioError<()>>(next_frame(stream, decoder, buf).await)
-    });
-    frame
-        .await
-        .unwrap_or_else(|_| Err(TransferError::Other("nothing came for too long".into())))
+    let frame = within(SILENCE_MAX, next_frame(stream, decoder, buf)).await;
+    frame.unwrap_or_else(|| Err(TransferError::Other("nothing came for too long".into())))
 }

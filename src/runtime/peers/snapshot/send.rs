@@ -3,7 +3,7 @@
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use net::{
-    io::Stream,
+    io::{Stream, within},
     peer::{Decoder, Encoder, Frame, Purpose},
 };
 use raft::Message;
@@ -37,12 +37,8 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
         metrics.snapshot_sent.inflight.set(1);
         tracing::info!(peer, bytes = root.size_bytes(), "sending a snapshot");
         let patience = patience(ctx.snapshot_rate, root.size_bytes());
-        let sent = glommio::timer::timeout(patience, async {
-            Ok::<_, glommio::GlommioError<()>>(send(&ctx, &urls, message, root).await)
-        });
-        let result = sent
-            .await
-            .unwrap_or_else(|_| Err(TransferError::Other("it took too long".into())));
+        let sent = within(patience, send(&ctx, &urls, message, root)).await;
+        let result = sent.unwrap_or_else(|| Err(TransferError::Other("it took too long".into())));
         match &result {
             Ok(()) => tracing::info!(peer, "the snapshot was taken over"),
             Err(error) => tracing::warn!(peer, %error, "the snapshot could not be sent"),
