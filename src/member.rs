@@ -64,6 +64,7 @@ pub use reconfigure::MemberChange;
 pub use refill::DAMAGED;
 pub use roster::{ROSTER, Roster};
 pub use transfer::{Inbound, Outbound, Step, TransferError};
+pub use txn::WriteCounts;
 pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -475,7 +476,6 @@ impl Member {
         let metrics = &self.metrics;
         metrics.committed.set(self.raft.commit_index());
         metrics.applied.set(self.applied.index);
-        metrics.pending.set(self.proposals.len() as u64);
         metrics.has_leader.set(u64::from(self.published_leader != 0));
         metrics.is_leader.set(u64::from(self.was_leader));
         metrics.current_revision.set(self.store.revision() as u64);

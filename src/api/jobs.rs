@@ -476,6 +476,10 @@ impl Api {
 
     fn finish_range(&mut self, key: CallKey, wire: &mut ServerConn) {
         wire.finish(key.1, &Status::ok());
+        if let Some(call) = self.conns.get(&key.0).and_then(|calls| calls.get(&key.1)) {
+            let took_ns = (self.setup.clock)().saturating_sub(call.started_ns);
+            self.setup.metrics.range_duration.observe_ns(took_ns);
+        }
         self.replied(key);
     }
 
