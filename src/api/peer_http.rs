@@ -97,7 +97,9 @@ impl Api {
         );
         let page = match path {
             _ if !known => Page::not_found(),
-            _ if request.method != HttpMethod::GET => Page::new(405, TEXT, "Method Not Allowed\n"),
+            _ if request.method != HttpMethod::GET && path != "/raft/probing" => {
+                Page::new(405, TEXT, "Method Not Allowed\n")
+            }
             "/version" => self.version_page(),
             "/raft/probing" => {
                 let since_1970 = Duration::from_millis(self.setup.unix_ms) + Duration::from_nanos((self.setup.clock)());

@@ -413,6 +413,7 @@ impl Api {
         };
         let method = call.method;
         self.setup.metrics.methods[method.index()].received.add(1);
+        self.setup.metrics.bytes_received.add(message.len() as u64);
         match &mut call.state {
             CallState::AwaitsMessage => call.state = CallState::Waits(None),
             CallState::Watch => return self.on_watch(key, message, wire),
@@ -530,7 +531,9 @@ impl Api {
     /// Answers a unary call.
     pub(super) fn reply(&mut self, key: CallKey, message: &impl Message, wire: &mut ServerConn) {
         let write = |out: &mut BytesMut| message.encode(out).expect("a BytesMut grows");
-        wire.reply(key.1, message.encoded_len(), write);
+        let len = message.encoded_len();
+        self.setup.metrics.bytes_sent.add(len as u64);
+        wire.reply(key.1, len, write);
         self.replied(key);
     }
 

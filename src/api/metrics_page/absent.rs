@@ -7,7 +7,6 @@ const MS: u64 = 1_000_000;
 /// (name, type, help).
 #[rustfmt::skip] // one row a line
 const NUMBERS: &[(&str, &str, &str)] = &[
-    ("etcd_debugging_auth_revision", "gauge", "The current revision of auth store."),
     ("etcd_debugging_mvcc_pending_events_total", "gauge", "Total number of pending events to be sent."),
     ("etcd_debugging_store_expires_total", "counter", "Total number of expired keys."),
     ("etcd_debugging_store_watch_requests_total", "counter", "Total number of incoming watch requests (new or reestablished)."),
@@ -35,6 +34,8 @@ pub(super) fn families(page: &mut Exposition) {
     for (name, kind, help) in NUMBERS {
         page.single(name, kind, help, 0);
     }
+    // etcd's begins at 1.
+    page.gauge("etcd_debugging_auth_revision", "The current revision of auth store.", 1);
     for (name, help) in TIMES {
         page.histogram(name, help, &[&Histogram::<14>::new(MS)]);
     }

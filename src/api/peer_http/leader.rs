@@ -54,16 +54,16 @@ impl Api {
             "/raft" | "/raft/snapshot" if !post => Some(self.not_allowed("POST")),
             "/raft" | "/raft/snapshot" => Some(self.no_raft(request)),
             _ if stream.is_some() && !get => Some(self.not_allowed("GET")),
-            _ if stream.is_some_and(|rest| rest.starts_with("message/") || rest.starts_with("msgapp/")) => {
-                Some(self.no_raft(request))
-            }
+            _ if stream.is_some() => Some(self.no_raft(request)),
             _ => None,
         }
     }
 
     /// Says to a member of etcd's that it cannot belong here.
     fn no_raft(&self, request: &Http1Request) -> Http1Reply {
-        let theirs = request.headers.get(CLUSTER_ID_HEADER);
+        // Source: etcd compares versions first, and one that tells none is too old.
+        let tells = request.headers.contains_key("x-server-version");
+        let theirs = request.headers.get(CLUSTER_ID_HEADER).filter(|_| tells);
         match theirs.is_some_and(|id| *id != self.cluster_id_text()) {
             true => self.peer_refused(412, "cluster ID mismatch"),
             false => self.peer_refused(412, "incompatible version"),
