@@ -440,11 +440,17 @@ impl Member {
         }
     }
 
+    /// Whether the cluster, as far as it is applied here, lists this member under its name and client URLs.
+    fn is_listed(&self) -> bool {
+        let known = self.members.members.get(&self.options.member_id);
+        known.is_some_and(|member| member.name == self.options.name && member.client_urls == self.options.client_urls)
+    }
+
     /// Tells the cluster this member's name and client URLs and, as its leader, the version that all members speak.
     fn announce(&mut self) {
-        let known = self.members.members.get(&self.options.member_id);
-        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
-        if known.is_some_and(|member| member.name != name || member.client_urls != client_urls) {
+        let is_member = self.members.members.contains_key(&self.options.member_id);
+        if is_member && !self.is_listed() {
+            let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
             let attributes = net::pb::membershippb::Attributes { name, client_urls };
             let request = net::pb::membershippb::ClusterMemberAttrSetRequest {
                 member_id: self.options.member_id,

@@ -171,6 +171,11 @@ impl Engine {
         self.member.options.member_id
     }
 
+    /// Whether the cluster, as far as it is applied here, lists this member under its name and client URLs.
+    pub fn is_listed(&self) -> bool {
+        self.member.is_listed()
+    }
+
     /// Hashes taken at compactions, for the shards.
     pub fn hashes(&self) -> super::HashCache {
         self.member.hashes.clone()

@@ -155,11 +155,12 @@ impl Member {
             }
         }
         let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
-        let mut others = self.members.voters().filter(|voter| voter.id != self.options.member_id);
-        match others.all(|voter| self.changes.is_linked_since(voter.id, since_ns)) {
-            true => Ok(()),
-            false => Err(Refusal::Unhealthy),
-        }
+        let me = self.options.member_id;
+        let linked = |voter: &&MemberInfo| voter.id == me || self.changes.is_linked_since(voter.id, since_ns);
+        check_linked(
+            self.members.voters().count(),
+            self.members.voters().filter(linked).count(),
+        )
     }
 
     fn may_remove(&self, id: u64) -> Result<(), Refusal> {
@@ -398,9 +399,33 @@ fn check_started<'m>(voters: impl Iterator<Item = &'m MemberInfo>, more: (usize,
     }
 }
 
+/// Whether the linked ones of these voters are a quorum of them and one more, which is taken for down. A lone member may
+/// always grow. A learner is held to the same, as in etcd.
+///
+/// Source: etcd's `isConnectedToQuorumAfterAddingNewMemberSince`.
+fn check_linked(voters: usize, linked: usize) -> Result<(), Refusal> {
+    let quorum = voters.div_ceil(2) + 1;
+    if voters == 1 || linked >= quorum {
+        Ok(())
+    } else {
+        Err(Refusal::Unhealthy)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_grows_while_those_linked_are_a_quorum_of_what_it_becomes() {
+        // (voters, the fewest of them that must be linked)
+        for (voters, fewest) in [(1, 0), (2, 2), (3, 3), (4, 3), (5, 4), (6, 4), (7, 5)] {
+            assert!(check_linked(voters, fewest).is_ok(), "{fewest} of {voters}");
+            if fewest > 0 {
+                assert!(check_linked(voters, fewest - 1).is_err(), "{} of {voters}", fewest - 1);
+            }
+        }
+    }
 
     fn voter(id: u64, name: &str) -> MemberInfo {
         MemberInfo {

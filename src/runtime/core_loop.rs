@@ -231,12 +231,16 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 }
 
 impl Core {
-    /// Runs turns until a leader is known, at most for two election time-outs, and until the member has its state.
+    /// Runs turns until a leader is known, at most for two election time-outs; then, while there is one, until the member
+    /// has its state and the cluster lists it under its name: whoever asks for the members of a cluster whose members all
+    /// say that they are ready finds every name and URL, and one that joins has caught up.
     async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        let waits = |core: &Core| {
-            let elects = core.engine.view().leader == 0 && now_ns() < give_up_ns;
-            elects || (core.engine.is_refilling() && !core.shared.stop.load(Ordering::Relaxed))
+        let waits = |core: &Core| match core.engine.view().leader {
+            _ if core.shared.stop.load(Ordering::Relaxed) => false,
+            _ if core.engine.is_refilling() => true,
+            0 => now_ns() < give_up_ns,
+            _ => !core.engine.is_listed(),
         };
         while waits(self) {
             let more = self.turn(events).await;

@@ -200,3 +200,17 @@ async fn a_dead_member_can_be_replaced_and_a_live_one_of_a_bare_majority_not_rem
     cluster.nodes[fresh].client().put("replaced", "yes").await;
     cluster.agree().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_members_of_which_one_is_down_take_a_fifth() {
+    let mut cluster = Cluster::start(4, &[]).await;
+    let leader = cluster.leader().await;
+    let down = (leader + 1) % 4;
+    cluster.nodes[down].kill_9();
+    let client = cluster.nodes[leader].client();
+    let fresh = cluster.prepare(&[]);
+    let url = cluster.nodes[fresh].peer_url();
+    once_links_are_good(async || add(&client, url.clone(), true).await).await;
+    cluster.join(fresh, &[0, 1, 2, 3, fresh]);
+    assert_eq!(client.members().await.len(), 5);
+}
