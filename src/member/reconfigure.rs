@@ -154,12 +154,20 @@ impl Member {
                 check_started(self.members.voters(), (1, 0))?;
             }
         }
-        let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
-        let mut others = self.members.voters().filter(|voter| voter.id != self.options.member_id);
-        match others.all(|voter| self.changes.is_linked_since(voter.id, since_ns)) {
+        // The new member counts as one that is down. Source: etcd issue 21640, mended in 3.5.30 and 3.6.11.
+        let voters = self.members.voters().count();
+        let quorum = (voters + 1) / 2 + 1;
+        match voters == 1 || self.well_linked_voters() >= quorum {
             true => Ok(()),
             false => Err(Refusal::Unhealthy),
         }
+    }
+
+    /// How many voters this member has been linked to for a while, itself included.
+    fn well_linked_voters(&self) -> usize {
+        let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
+        let is_well = |id| id == self.options.member_id || self.changes.is_linked_since(id, since_ns);
+        self.members.voters().filter(|voter| is_well(voter.id)).count()
     }
 
     fn may_remove(&self, id: u64) -> Result<(), Refusal> {
@@ -172,13 +180,8 @@ impl Member {
             // It is down already, so no active quorum shrinks.
             return Ok(());
         }
-        let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
         let count = self.members.voters().count();
-        let active = self
-            .members
-            .voters()
-            .filter(|voter| voter.id == me || self.changes.is_linked_since(voter.id, since_ns));
-        if active.count() < 2 + count.saturating_sub(1) / 2 {
+        if self.well_linked_voters() < 2 + count.saturating_sub(1) / 2 {
             return Err(Refusal::Unhealthy);
         }
         Ok(())
