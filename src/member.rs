@@ -22,6 +22,7 @@ mod event;
 mod forward;
 mod hash_cache;
 mod install;
+mod leadership;
 mod lessor;
 mod membership;
 mod reconfigure;
@@ -164,6 +165,7 @@ pub struct Member {
     hashes: HashCache,
     was_leader: bool,
     published_leader: u64,
+    leaderless: leadership::Leaderless,
     metrics: Arc<CoreMetrics>,
 }
 
@@ -362,6 +364,7 @@ impl Member {
             self.next_tick_ns += interval;
             self.raft.tick();
         }
+        self.log_leaderless();
         self.time_out();
         self.pump_renewals();
         self.pump_forwards();
@@ -403,12 +406,8 @@ impl Member {
         if state.leader_id != self.published_leader {
             if state.leader_id != 0 {
                 self.metrics.leader_changes.add(1);
-                tracing::info!(
-                    leader = format!("{:x}", state.leader_id),
-                    term = self.raft.term(),
-                    "leader elected"
-                );
             }
+            self.log_leader(state.leader_id, self.published_leader);
             self.published_leader = state.leader_id;
             // What was asked of the former leader is asked of the new one.
             self.ask_rounds_again = true;

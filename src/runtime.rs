@@ -23,6 +23,7 @@ mod peer_http;
 mod peers;
 mod quiet;
 mod roster;
+mod service_manager;
 mod shard_loop;
 
 use std::{
@@ -192,6 +193,7 @@ fn run(config: Config) -> Result<(), StartError> {
         tracing::info!(address = %url, "ready to serve client requests");
     }
     eprintln_ready(&shared.config);
+    service_manager::tell_ready(std::env::var_os(service_manager::SOCKET_VARIABLE));
     while !shared.stop.load(Ordering::SeqCst) {
         std::thread::park_timeout(std::time::Duration::from_millis(50));
     }

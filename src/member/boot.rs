@@ -720,6 +720,7 @@ impl Rows {
             hashes: HashCache::default(),
             was_leader: false,
             published_leader: 0,
+            leaderless: Default::default(),
             metrics,
         }
     }
