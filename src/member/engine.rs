@@ -24,6 +24,7 @@ use storage::{
 use super::{
     Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
     commit::{Committer, Step},
+    inflight,
     view::Defrag,
 };
 
@@ -72,6 +73,8 @@ pub struct Outputs {
     pub snapshot_done: bool,
     /// All state was replaced by a snapshot: events were skipped.
     pub installed: bool,
+    /// The state that was replaced so, with the last view of it.
+    pub outgrown: Option<super::Outgrown>,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -95,6 +98,7 @@ pub struct Engine {
     pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
     pub(super) defrags_begun: u64,
     pub(super) install: super::install::Install,
+    pub(super) inflight: inflight::Inflight,
     pub(super) stall: super::stall::Stall,
     /// The tree is damaged: the member waits for another.
     pub(super) refill: Option<super::refill::Refill>,
@@ -225,18 +229,24 @@ impl Engine {
         self.publish(out);
         self.commit(disk, now_ns)?;
         let applies = !self.to_apply.is_empty() && self.refill.is_none();
-        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work() || self.install.is_reading();
+        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work() || self.install.has_work();
         if self.dirty {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
+        for message in &out.messages {
+            if let Some(snapshot) = &message.snapshot {
+                self.inflight.begun(message.to, snapshot.metadata.index);
+            }
+        }
         out.removed |= self.member.removed;
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
         out.installed |= installed;
+        out.outgrown = self.install.take_outgrown().or(out.outgrown.take());
         Ok(())
     }
 
@@ -302,6 +312,10 @@ impl Engine {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             Event::SnapshotReceived(message) => self.on_received(message),
+            Event::SnapshotSent { to, ok } => {
+                self.inflight.ended(to, ok, self.member.now_ns);
+                self.member.handle(Event::SnapshotSent { to, ok });
+            }
             // It comes with its pages, on a connection of its own.
             Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
@@ -319,6 +333,8 @@ impl Engine {
         for completion in std::mem::take(&mut self.completions) {
             if self.wal.owns(completion.token) {
                 self.wal.on_completion(disk, completion)?;
+            } else if self.install.owns(completion.token) {
+                self.install.on_completion(completion)?;
             } else {
                 self.committer.on_completion(completion)?;
             }
@@ -572,7 +588,7 @@ impl Engine {
                     SPACE_FIRST_RETRIES_NS
                 };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
-            if self.is_alone() && !self.install.is_reading() {
+            if self.is_alone() && !self.install.is_taking() {
                 let durable = self.committer.durable();
                 self.release(&durable, 1)?;
             }
@@ -609,7 +625,12 @@ impl Engine {
         } else {
             CATCH_UP_BYTES_MAX
         };
-        let to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        let mut to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        if let Some(sent) = self.inflight.oldest(self.member.now_ns)
+            && self.member.raft.log_bytes() <= inflight::BYTES_MAX
+        {
+            to = to.min(sent);
+        }
         // In steps, so that a release is worth its while.
         if to > first + index.saturating_sub(to) / 4 {
             self.member
