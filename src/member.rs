@@ -19,6 +19,7 @@ pub mod corruption;
 mod engine;
 mod error;
 mod event;
+mod farewell;
 mod forward;
 mod hash_cache;
 mod inflight;
@@ -158,6 +159,7 @@ pub struct Member {
     abilities: abilities::Abilities,
     /// This member was removed from the cluster.
     removed: bool,
+    farewell: Option<farewell::Farewell>,
     next_announce_ns: u64,
     compactor: Compactor,
     /// Blocks sealed within this turn, ahead of its end.
@@ -342,6 +344,7 @@ impl Member {
         if state.context >= self.next_context {
             return;
         }
+        self.told_in(state.context);
         for round in &mut self.rounds {
             if round.context <= state.context {
                 round.index.get_or_insert(state.index);

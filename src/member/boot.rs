@@ -656,6 +656,7 @@ impl Rows {
             refills: Vec::new(),
             abilities: Default::default(),
             removed: false,
+            farewell: None,
             next_announce_ns: 0,
             compactor: Compactor::new(auto_compaction, now_ns),
             sealed: Vec::new(),

@@ -243,7 +243,7 @@ impl Engine {
         self.compact(now_ns);
         self.publish(out);
         self.commit(disk, now_ns)?;
-        let applies = !self.to_apply.is_empty() && self.refill.is_none();
+        let applies = !self.to_apply.is_empty();
         out.more |= self.defrag_next
             || applies
             || self.member.raft.has_ready()
@@ -261,7 +261,7 @@ impl Engine {
                 self.inflight.begun(message.to, snapshot.metadata.index);
             }
         }
-        out.removed |= self.member.removed;
+        out.removed |= self.member.is_leaving();
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
@@ -463,8 +463,10 @@ impl Engine {
     }
 
     fn apply_some(&mut self, mut applied: usize) -> Result<usize, Fault> {
-        // There is nothing to apply them to.
+        // There is nothing to apply them to. The state that is waited for has them, or consensus hands them out again
+        // behind it.
         if self.refill.is_some() {
+            self.to_apply.clear();
             return Ok(applied);
         }
         while applied < APPLY_TURN_MAX {

@@ -319,7 +319,9 @@ impl Member {
             self.store
                 .bucket_put(Bucket::MembersRemoved, key.as_bytes(), b"removed");
             tracing::info!(member = key, "member removed");
-            self.removed |= id == self.options.member_id;
+            if id == self.options.member_id {
+                self.begin_farewell();
+            }
             return;
         }
         let member = members.members.entry(id).or_default();

@@ -86,16 +86,22 @@ pub(super) fn begin(disk: &mut dyn Disk, options: &MemberOptions, why: &str) -> 
     Ok((Tree::open(disk, stand_in)?, Refill { next_ask_ns: 0 }))
 }
 
-/// Takes away what a refill that is over, or was given up, left behind.
+/// Takes away what a refill that is over, or was given up, left behind, for good: a note that came back after a power
+/// failure would throw a good tree away.
 pub(super) fn clean_up(disk: &mut dyn Disk) -> Result<(), BootError> {
-    remove(disk, STAND_IN)?;
-    remove(disk, DAMAGED)
+    let stood_in = remove(disk, STAND_IN)?;
+    if remove(disk, DAMAGED)? || stood_in {
+        disk.call(Op::SyncDir(String::new()))?;
+    }
+    Ok(())
 }
 
-fn remove(disk: &mut dyn Disk, name: &str) -> Result<(), BootError> {
+/// Removes a file; whether there was one.
+fn remove(disk: &mut dyn Disk, name: &str) -> Result<bool, BootError> {
     match disk.call(Op::Remove(name.to_owned())) {
-        Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -246,6 +246,27 @@ fn a_leader_that_removes_itself_hands_over_and_stops() {
     put(&mut cluster, (leader + 1) % 3);
 }
 
+#[test]
+fn a_leader_that_removes_itself_leaves_once_another_knows_of_it() {
+    for seed in 60..72 {
+        let mut cluster = healthy(3, seed);
+        // Changes need links that have been good for a while.
+        go_on(&mut cluster, 8 * SEC);
+        let leader = cluster.leader().expect("a healthy cluster has a leader");
+        let id = cluster.hosts[leader].id;
+        cluster.weather.loss = 20;
+        cluster.calm = false;
+        let (what, change) = ("remove", MemberChange::Remove(id));
+        cluster.ask(leader, Ask::Change { what, change });
+        let until_ns = cluster.now_ns + 10 * SEC;
+        let gone = cluster.run(until_ns, |cluster| !cluster.hosts[leader].stands);
+        assert_eq!(gone, Ok(true), "seed {seed}: it stops by itself");
+        let others = cluster.hosts.iter().filter_map(|host| host.up.as_ref());
+        let knowing = others.filter(|up| up.view.members.removed.contains(&id)).count();
+        assert!(knowing > 0, "seed {seed}: nobody knows that the leader was removed");
+    }
+}
+
 /// A lease on a healthy cluster, checkpointed every 5 s, after 12 s; and the leader.
 fn checkpointed_lease(seed: u64, lease: i64, ttl: i64) -> (Cluster, usize) {
     let weather = Weather {
@@ -374,7 +395,7 @@ fn a_leader_whose_disk_hangs_hands_over_and_follows_when_it_is_back() {
 
 #[test]
 fn a_member_whose_tree_rots_is_refilled_by_the_others() {
-    for seed in 29..37 {
+    for seed in 29..61 {
         let mut cluster = healthy(3, seed);
         let leader = cluster.leader().expect("a healthy cluster has a leader");
         for _ in 0..20 {
@@ -389,7 +410,37 @@ fn a_member_whose_tree_rots_is_refilled_by_the_others() {
         let whole = cluster.run(until_ns, |cluster| !cluster.is_damaged() && cluster.is_settled());
         assert_eq!(whole, Ok(true), "seed {seed}");
         put(&mut cluster, index);
+        // What was noted of the damage does not come back with a power failure.
+        let refills = |cluster: &Cluster| cluster.counts.events.get("refills begun").copied();
+        let before = refills(&cluster);
+        for _ in 0..3 {
+            cluster.crash(index).unwrap();
+            let until_ns = cluster.now_ns + 20 * SEC;
+            assert_eq!(cluster.run(until_ns, |cluster| cluster.is_settled()), Ok(true));
+        }
+        assert_eq!(refills(&cluster), before, "seed {seed}: it throws its good tree away");
     }
+}
+
+#[test]
+fn a_damaged_member_that_has_fallen_behind_is_refilled() {
+    let mut cluster = healthy(3, 29);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    put(&mut cluster, leader);
+    go_on(&mut cluster, SEC);
+    let index = (leader + 1) % 3;
+    cluster.rot_tree(index).unwrap();
+    assert!(cluster.is_damaged());
+    // More than a turn applies while it waits, without room for a snapshot.
+    cluster.hosts[index].limit_space(Some(0));
+    for _ in 0..600 {
+        put(&mut cluster, leader);
+    }
+    cluster.hosts[index].limit_space(None);
+    let until_ns = cluster.now_ns + 20 * SEC;
+    let whole = cluster.run(until_ns, |cluster| !cluster.is_damaged() && cluster.is_settled());
+    assert_eq!(whole, Ok(true));
+    put(&mut cluster, index);
 }
 
 #[test]
