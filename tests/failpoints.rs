@@ -55,6 +55,7 @@ const ALONE: &[&str] = &[
     "raftBeforeAdvance",
     "raftBeforeLeaderSend",
     "raftBeforeSave",
+    "raftBeforeSaveWaitWalSync",
     "walAfterSync",
     "walBeforeSync",
     // Last, since it leaves a learner that never comes.

@@ -277,6 +277,17 @@ async fn metrics_count_what_was_called() {
     told.metadata_mut()
         .insert("client-api-version", "3.9".parse().expect("plain text"));
     client.kv.clone().range(told).await.expect("it is answered");
+    if !server.is_3_5() {
+        let mut unreadable = tonic::Request::new(key_range("k0"));
+        let bytes = tonic::metadata::MetadataValue::try_from(&b"\xff\xfe"[..]).expect("opaque bytes");
+        unreadable.metadata_mut().insert("client-api-version", bytes);
+        let answer = client.kv.clone().range(unreadable).await;
+        refused(
+            answer,
+            tonic::Code::InvalidArgument,
+            "etcdserver: invalid client api version",
+        );
+    }
     let answer = client.try_put(put_request("", "v")).await;
     assert!(answer.is_err());
     let body = http(&server.endpoint(), "GET", "/metrics").body;
