@@ -454,10 +454,10 @@ impl Engine {
         while applied < APPLY_TURN_MAX {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
-                if let Ok(Outcome::Compact { .. }) = &result {
-                    if !std::mem::replace(&mut self.compaction.active, true) {
-                        self.compaction.since_ns = self.member.now_ns;
-                    }
+                if let Ok(Outcome::Compact { .. }) = &result
+                    && !std::mem::replace(&mut self.compaction.active, true)
+                {
+                    self.compaction.since_ns = self.member.now_ns;
                 }
                 if let Some((shard, _)) = self.member.proposals.remove(&id) {
                     self.member.replies.push((shard, Reply { id, result }));
