@@ -409,7 +409,7 @@ async fn a_point_that_sleeps_holds_the_core_up_and_nothing_else() {
     let client = server.client();
     client.put("before", "it").await;
     for name in ["raftBeforeSave", "beforeApplyOneEntryNormal"] {
-        arm(port, name, r#"1*sleep("2s")"#);
+        arm(port, name, r#"1*sleep("4s")"#);
         let (writer, began) = (client.clone(), Instant::now());
         let put = tokio::spawn(async move { writer.put("during", "it").await });
         eventually("the point is reached", || async {
@@ -419,12 +419,9 @@ async fn a_point_that_sleeps_holds_the_core_up_and_nothing_else() {
         for path in ["/livez", "/health?serializable=true", "/metrics"] {
             assert_eq!(http(&server.endpoint(), "GET", path).status, 200, "{path}");
         }
-        assert!(
-            !put.is_finished() && began.elapsed() < Duration::from_secs(2),
-            "{name} sleeps still"
-        );
+        assert!(!put.is_finished(), "{name} sleeps still");
         within("the put", put).await.unwrap();
-        assert!(began.elapsed() >= Duration::from_secs(2), "{name}: it waited");
+        assert!(began.elapsed() >= Duration::from_secs(4), "{name}: it waited");
         disarm(port, name);
     }
     // Before a defragmentation stands still its member says that it serves nobody.
