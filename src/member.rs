@@ -21,13 +21,16 @@ mod error;
 mod event;
 mod forward;
 mod hash_cache;
+mod inflight;
 mod install;
+mod leadership;
 mod lessor;
 mod membership;
 mod reconfigure;
 mod refill;
 mod renewals;
 mod roster;
+mod rows;
 mod stall;
 mod time_outs;
 mod transfer;
@@ -57,7 +60,7 @@ pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use hash_cache::{Cached, HashCache};
-pub use install::INCOMING;
+pub use install::{INCOMING, Outgrown};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
@@ -164,6 +167,7 @@ pub struct Member {
     hashes: HashCache,
     was_leader: bool,
     published_leader: u64,
+    leaderless: leadership::Leaderless,
     metrics: Arc<CoreMetrics>,
 }
 
@@ -187,7 +191,7 @@ impl Member {
                 id,
                 entry_kinds,
                 etcd_version,
-            } => self.abilities.note(id, entry_kinds, &etcd_version),
+            } => self.abilities.note(&self.members, id, entry_kinds, &etcd_version),
             Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
@@ -362,6 +366,7 @@ impl Member {
             self.next_tick_ns += interval;
             self.raft.tick();
         }
+        self.log_leaderless();
         self.time_out();
         self.pump_renewals();
         self.pump_forwards();
@@ -403,12 +408,8 @@ impl Member {
         if state.leader_id != self.published_leader {
             if state.leader_id != 0 {
                 self.metrics.leader_changes.add(1);
-                tracing::info!(
-                    leader = format!("{:x}", state.leader_id),
-                    term = self.raft.term(),
-                    "leader elected"
-                );
             }
+            self.log_leader(state.leader_id, self.published_leader);
             self.published_leader = state.leader_id;
             // What was asked of the former leader is asked of the new one.
             self.ask_rounds_again = true;
@@ -440,11 +441,17 @@ impl Member {
         }
     }
 
+    /// Whether the cluster, as far as it is applied here, lists this member under its name and client URLs.
+    fn is_listed(&self) -> bool {
+        let known = self.members.members.get(&self.options.member_id);
+        known.is_some_and(|member| member.name == self.options.name && member.client_urls == self.options.client_urls)
+    }
+
     /// Tells the cluster this member's name and client URLs and, as its leader, the version that all members speak.
     fn announce(&mut self) {
-        let known = self.members.members.get(&self.options.member_id);
-        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
-        if known.is_some_and(|member| member.name != name || member.client_urls != client_urls) {
+        let is_member = self.members.members.contains_key(&self.options.member_id);
+        if is_member && !self.is_listed() {
+            let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
             let attributes = net::pb::membershippb::Attributes { name, client_urls };
             let request = net::pb::membershippb::ClusterMemberAttrSetRequest {
                 member_id: self.options.member_id,
