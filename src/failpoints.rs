@@ -58,6 +58,7 @@ pub const NAMES: &[&str] = &[
     "raftBeforeLeaderSend",
     "raftBeforeSave",
     "raftBeforeSaveSnap",
+    "raftBeforeSaveWaitWalSync",
     "raftBeforeWALSaveSnaphot",
     "raftDropHeartbeat",
     "walAfterSync",

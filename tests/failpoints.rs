@@ -18,6 +18,7 @@ mod stories {
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use blackbox::support;
@@ -54,6 +55,7 @@ const ALONE: &[&str] = &[
     "raftBeforeAdvance",
     "raftBeforeLeaderSend",
     "raftBeforeSave",
+    "raftBeforeSaveWaitWalSync",
     "walAfterSync",
     "walBeforeSync",
     // Last, since it leaves a learner that never comes.
@@ -397,6 +399,46 @@ async fn points_are_armed_over_http_with_gofails_answers() {
     assert_eq!(status.and_then(|status| status.code()), Some(2));
     assert!(server.process().log().contains("panic: failpoint panic: told so"));
     assert!(within("the caller hears of it", put).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_sleeps_holds_the_core_up_and_nothing_else() {
+    let port = free_port();
+    let flags = ["--cores=1", "--feature-gates=StopGRPCServiceOnDefrag=true"];
+    let server = Server::start_in(&armed(port), &flags).await;
+    let client = server.client();
+    client.put("before", "it").await;
+    for name in ["raftBeforeSave", "beforeApplyOneEntryNormal"] {
+        arm(port, name, r#"1*sleep("4s")"#);
+        let (writer, began) = (client.clone(), Instant::now());
+        let put = tokio::spawn(async move { writer.put("during", "it").await });
+        eventually("the point is reached", || async {
+            http(&format!("127.0.0.1:{port}"), "GET", &format!("/{name}/count")).body == "1"
+        })
+        .await;
+        for path in ["/livez", "/health?serializable=true", "/metrics"] {
+            assert_eq!(http(&server.endpoint(), "GET", path).status, 200, "{path}");
+        }
+        assert!(!put.is_finished(), "{name} sleeps still");
+        within("the put", put).await.unwrap();
+        assert!(began.elapsed() >= Duration::from_secs(4), "{name}: it waited");
+        disarm(port, name);
+    }
+    // Before a defragmentation stands still its member says that it serves nobody.
+    arm(port, "defragBeforeCopy", r#"1*sleep("2s")"#);
+    let mut maintenance = client.maintenance.clone();
+    let defragmenting = tokio::spawn(async move { maintenance.defragment(DefragmentRequest {}).await });
+    eventually("it says so", || async {
+        http(&format!("127.0.0.1:{port}"), "GET", "/defragBeforeCopy/count").body == "1"
+    })
+    .await;
+    assert_eq!(http(&server.endpoint(), "GET", "/livez").status, 200);
+    let inflight = http(&server.endpoint(), "GET", "/metrics").body;
+    assert!(inflight.contains("\netcd_disk_defrag_inflight 1\n"));
+    within("the defragmentation", defragmenting)
+        .await
+        .unwrap()
+        .expect("it is done");
 }
 
 #[tokio::test(flavor = "multi_thread")]

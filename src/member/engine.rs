@@ -388,6 +388,8 @@ impl Engine {
                 self.dirty = true;
             }
             let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
+            // Source: etcd saves every Ready, those of a leader's heartbeats too.
+            failpoint!("raftBeforeSave");
             if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
                 self.unsettled_since_ns = Some(now_ns);
                 if marker.is_some() {
@@ -395,7 +397,10 @@ impl Engine {
                     // etcd's spelling.
                     failpoint!("raftBeforeWALSaveSnaphot");
                 }
-                failpoint!("raftBeforeSave");
+                #[cfg(feature = "failpoints")]
+                if self.is_alone() {
+                    failpoint!("raftBeforeSaveWaitWalSync");
+                }
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, Some(now_ns)));

@@ -1,7 +1,7 @@
 //! The plain HTTP endpoints on the client port.
 
 use crate::support::{
-    pb::etcdserverpb::{AlarmType, alarm_request::AlarmAction},
+    pb::etcdserverpb::{AlarmType, DeleteRangeRequest, PutRequest, alarm_request::AlarmAction},
     *,
 };
 
@@ -145,29 +145,75 @@ async fn metrics_carry_the_names_that_dashboards_use() {
     let answer = http(&server.endpoint(), "GET", "/metrics");
     assert_eq!(answer.status, 200);
     assert!(answer.headers["content-type"].starts_with("text/plain; version=0.0.4"));
+    // Source: metrics table, those that etcd shows from the start.
     let mut missing = Vec::new();
     for name in [
         "etcd_cluster_version",
+        "etcd_debugging_auth_revision",
+        "etcd_debugging_disk_backend_commit_rebalance_duration_seconds_bucket",
+        "etcd_debugging_disk_backend_commit_spill_duration_seconds_bucket",
+        "etcd_debugging_disk_backend_commit_write_duration_seconds_bucket",
+        "etcd_debugging_lease_granted_total",
+        "etcd_debugging_lease_renewed_total",
+        "etcd_debugging_lease_revoked_total",
+        "etcd_debugging_lease_ttl_total_bucket",
+        "etcd_debugging_mvcc_compact_revision",
+        "etcd_debugging_mvcc_current_revision",
+        "etcd_debugging_mvcc_db_compaction_keys_total",
+        "etcd_debugging_mvcc_db_compaction_last",
+        "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds_bucket",
+        "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds_bucket",
+        "etcd_debugging_mvcc_events_total",
+        "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds_bucket",
         "etcd_debugging_mvcc_keys_total",
         "etcd_debugging_mvcc_pending_events_total",
         "etcd_debugging_mvcc_slow_watcher_total",
+        "etcd_debugging_mvcc_total_put_size_in_bytes",
+        "etcd_debugging_mvcc_watch_stream_total",
         "etcd_debugging_mvcc_watcher_total",
+        "etcd_debugging_server_lease_expired_total",
+        "etcd_debugging_snap_save_marshalling_duration_seconds_bucket",
+        "etcd_debugging_snap_save_total_duration_seconds_bucket",
         "etcd_debugging_store_expires_total",
+        "etcd_debugging_store_reads_total",
+        "etcd_debugging_store_watch_requests_total",
+        "etcd_debugging_store_watchers",
+        "etcd_debugging_store_writes_total",
         "etcd_disk_backend_commit_duration_seconds_bucket",
+        "etcd_disk_backend_defrag_duration_seconds_bucket",
         "etcd_disk_backend_snapshot_duration_seconds_bucket",
+        "etcd_disk_defrag_inflight",
         "etcd_disk_wal_fsync_duration_seconds_bucket",
+        "etcd_disk_wal_write_bytes_total",
+        "etcd_disk_wal_write_duration_seconds_bucket",
+        "etcd_grpc_proxy_cache_hits_total",
+        "etcd_grpc_proxy_cache_keys_total",
+        "etcd_grpc_proxy_cache_misses_total",
+        "etcd_grpc_proxy_events_coalescing_total",
+        "etcd_grpc_proxy_watchers_coalescing_total",
+        "etcd_mvcc_db_open_read_transactions",
         "etcd_mvcc_db_total_size_in_bytes",
         "etcd_mvcc_db_total_size_in_use_in_bytes",
         "etcd_mvcc_delete_total",
+        "etcd_mvcc_hash_duration_seconds_bucket",
+        "etcd_mvcc_hash_rev_duration_seconds_bucket",
         "etcd_mvcc_put_total",
         "etcd_mvcc_range_total",
         "etcd_mvcc_txn_total",
         "etcd_network_client_grpc_received_bytes_total",
         "etcd_network_client_grpc_sent_bytes_total",
+        "etcd_server_apply_duration_seconds_bucket",
+        "etcd_server_client_requests_total",
+        "etcd_server_go_version",
         "etcd_server_has_leader",
+        "etcd_server_health_failures",
+        "etcd_server_health_success",
         "etcd_server_heartbeat_send_failures_total",
+        "etcd_server_id",
         "etcd_server_is_leader",
+        "etcd_server_is_learner",
         "etcd_server_leader_changes_seen_total",
+        "etcd_server_learner_promote_successes",
         "etcd_server_proposals_applied_total",
         "etcd_server_proposals_committed_total",
         "etcd_server_proposals_failed_total",
@@ -176,18 +222,28 @@ async fn metrics_carry_the_names_that_dashboards_use() {
         "etcd_server_read_indexes_failed_total",
         "etcd_server_slow_apply_total",
         "etcd_server_slow_read_indexes_total",
+        "etcd_server_snapshot_apply_in_progress_total",
         "etcd_server_version",
+        "etcd_snap_db_fsync_duration_seconds_bucket",
+        "etcd_snap_db_save_total_duration_seconds_bucket",
+        "etcd_snap_fsync_duration_seconds_bucket",
         "grpc_server_handled_total",
         "grpc_server_msg_received_total",
         "grpc_server_msg_sent_total",
         "grpc_server_started_total",
         "os_fd_limit",
+        "os_fd_used",
         "process_cpu_seconds_total",
         "process_max_fds",
+        "process_network_receive_bytes_total",
+        "process_network_transmit_bytes_total",
         "process_open_fds",
         "process_resident_memory_bytes",
         "process_start_time_seconds",
         "process_virtual_memory_bytes",
+        "process_virtual_memory_max_bytes",
+        "promhttp_metric_handler_requests_in_flight",
+        "promhttp_metric_handler_requests_total",
     ] {
         let starts = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         if !answer.body.lines().any(starts) {
@@ -214,7 +270,23 @@ async fn metrics_carry_the_names_that_dashboards_use() {
 async fn metrics_count_what_was_called() {
     let (server, client) = fresh().await;
     for i in 0..7 {
-        client.put(format!("k{i}"), "v").await;
+        client.put(format!("k{i}"), vec![b'v'; 1000]).await;
+    }
+    client.get("k0").await;
+    let mut told = tonic::Request::new(key_range("k0"));
+    told.metadata_mut()
+        .insert("client-api-version", "3.9".parse().expect("plain text"));
+    client.kv.clone().range(told).await.expect("it is answered");
+    if !server.is_3_5() {
+        let mut unreadable = tonic::Request::new(key_range("k0"));
+        let bytes = tonic::metadata::MetadataValue::try_from(&b"\xff\xfe"[..]).expect("opaque bytes");
+        unreadable.metadata_mut().insert("client-api-version", bytes);
+        let answer = client.kv.clone().range(unreadable).await;
+        refused(
+            answer,
+            tonic::Code::InvalidArgument,
+            "etcdserver: invalid client api version",
+        );
     }
     let answer = client.try_put(put_request("", "v")).await;
     assert!(answer.is_err());
@@ -231,11 +303,54 @@ async fn metrics_count_what_was_called() {
     };
     assert_eq!(handled("OK").as_deref(), Some("7"));
     assert_eq!(handled("InvalidArgument").as_deref(), Some("1"));
+    let sample = |name: &str| {
+        let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("/metrics has no line {name}"));
+        value.parse::<f64>().expect("a number")
+    };
+    assert_eq!(
+        sample(r#"etcd_server_client_requests_total{client_api_version="3.9",type="unary"}"#),
+        1.0
+    );
+    assert!(sample("etcd_network_client_grpc_received_bytes_total") > 7000.0);
+    assert!(sample("etcd_network_client_grpc_sent_bytes_total") > 2000.0);
     assert_eq!(
         handled("Aborted").as_deref(),
         Some("0"),
         "counters exist before their first call"
     );
+}
+
+#[tokio::test]
+async fn metrics_count_operations_as_etcd_does() {
+    let (server, client) = fresh().await;
+    for i in 0..5 {
+        client.put(format!("k{i}"), "v").await;
+    }
+    let all = DeleteRangeRequest {
+        key: b"k".to_vec(),
+        range_end: prefix_end("k"),
+        prev_kv: false,
+    };
+    client.try_delete(all).await.expect("it is deleted");
+    client.delete("nothing").await;
+    client.txn(txn_of(vec![put_op("a", "1"), put_op("b", "2")])).await;
+    client.txn(txn_of(vec![put_op("a", "3")])).await;
+    let lease = client.grant(600).await;
+    let leased = PutRequest {
+        lease,
+        ..put_request("leased", "v")
+    };
+    client.try_put(leased).await.expect("it is put");
+    client.try_revoke(lease).await.expect("it is revoked");
+    let body = http(&server.endpoint(), "GET", "/metrics").body;
+    let line = |wanted: &str| assert!(body.lines().any(|line| line == wanted), "no {wanted} in {body}");
+    line("etcd_mvcc_put_total 9");
+    // One that hits five keys, one that hits none, and a lease's.
+    line("etcd_mvcc_delete_total 3");
+    line("etcd_mvcc_txn_total 1");
+    let applied = |line: &str| line.starts_with("etcd_server_apply_duration_seconds_count{") && !line.ends_with(" 0");
+    assert!(body.lines().any(applied), "{body}");
 }
 
 #[tokio::test]
@@ -274,7 +389,7 @@ async fn unknown_paths_are_not_found() {
 async fn other_methods_are_not_allowed() {
     let (server, _) = fresh().await;
     for path in ["/health", "/livez", "/readyz", "/version"] {
-        for method in ["POST", "PUT", "DELETE"] {
+        for method in ["POST", "PUT", "DELETE", "HEAD"] {
             let answer = http(&server.endpoint(), method, path);
             assert_eq!(answer.status, 405, "{method} {path}");
             assert_eq!(answer.headers["allow"], "GET");

@@ -69,6 +69,14 @@ async fn metrics_tell_of_leader_peers_and_lost_links() {
             ) > Some(0.0)
     })
     .await;
+    // It knows itself, too.
+    for id in &ids {
+        let known = format!(
+            "etcd_network_known_peers{{Local=\"{:x}\",Remote=\"{id:x}\"}}",
+            ids[leader]
+        );
+        assert_eq!(cluster.nodes[leader].metric(&known), Some(1.0), "{known}");
+    }
     http(&cluster.nodes[leader].endpoint(), "GET", "/readyz");
     let page = page(&cluster, leader);
     let checked = "etcd_server_healthchecks_total{name=\"linearizable_read\",status=\"success\",type=\"readyz\"}";
@@ -78,4 +86,20 @@ async fn metrics_tell_of_leader_peers_and_lost_links() {
     }
     let gate = "etcd_server_feature_enabled{name=\"CompactHashCheck\",stage=\"ALPHA\"}";
     assert_eq!(sample(&page, gate), Some(0.0));
+
+    let last = (0..3).find(|at| *at != leader && *at != gone).expect("there are three");
+    cluster.nodes[last].kill_9();
+    let client = cluster.nodes[leader].client();
+    let waiting = tokio::spawn(async move { client.try_put(put_request("nobody", "agrees")).await });
+    eventually("what waits for a majority is pending", || async {
+        cluster.nodes[leader].metric("etcd_server_proposals_pending ") == Some(1.0)
+    })
+    .await;
+    let refused = within("the put times out", waiting).await.expect("it does not panic");
+    assert!(refused.is_err());
+    assert_eq!(
+        cluster.nodes[leader].metric("etcd_server_proposals_pending "),
+        Some(0.0)
+    );
+    assert!(cluster.nodes[leader].metric("etcd_server_proposals_failed_total ") >= Some(1.0));
 }

@@ -192,3 +192,53 @@ async fn of_peers_that_are_in_no_member_list_a_few_are_borne() {
     cluster.nodes[(leader + 1) % 3].client().put("all", "is well").await;
     cluster.agree().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_etcds_members_ask_each_other_over_http_has_etcds_answers() {
+    let cluster = Cluster::start(1, &[]).await;
+    let (peer, node) = (cluster.nodes[0].peer_endpoint(), &cluster.nodes[0]);
+    let said = |method: &str, path: &str, body: &str| {
+        let answer = http_with(&peer, method, path, body);
+        (answer.status, answer.body.trim_end().to_owned())
+    };
+    let id = node.id().await;
+    let not_learner = "membership: can only promote a learner member".to_owned();
+    assert_eq!(said("POST", &format!("/members/promote/{id}"), ""), (412, not_learner));
+    let unknown = "membership: ID not found".to_owned();
+    assert_eq!(said("POST", "/members/promote/7", ""), (404, unknown));
+    let nobody = "member zz not found in cluster".to_owned();
+    assert_eq!(said("POST", "/members/promote/zz", ""), (404, nobody));
+    assert_eq!(said("GET", "/members/promote/7", "").0, 405);
+
+    // Protobuf of small numbers is text: field 1 is 77, and TTL 60 is '<'.
+    let (seventy_seven, granted) = ("\x08\x4d", node.client().try_grant(77, 60).await);
+    granted.expect("it is granted");
+    assert_eq!(said("POST", "/leases", seventy_seven), (200, "\x10\x4d\x18<".into()));
+    let info = said("POST", "/leases/internal", &format!("\x0a\x02{seventy_seven}"));
+    assert!(
+        info.0 == 200 && info.1.contains("\x10\x4d\x18") && info.1.ends_with("\x20<"),
+        "{info:?}"
+    );
+    let none = (404, "lease not found".to_owned());
+    assert_eq!(said("POST", "/leases", "\x08\x05"), none);
+    assert_eq!(said("POST", "/leases/internal", "\x0a\x02\x08\x05"), none);
+    assert_eq!(said("POST", "/leases", "\x08").0, 400);
+    assert_eq!(said("GET", "/leases", "").0, 405);
+
+    let old = (412, "incompatible version".to_owned());
+    assert_eq!(said("POST", "/raft", ""), old);
+    assert_eq!(said("POST", "/raft/snapshot", ""), old);
+    assert_eq!(said("GET", "/raft/stream/msgapp/7", ""), old);
+    assert_eq!(said("GET", "/raft", "").0, 405);
+    assert_eq!(said("GET", "/raft/nothing", "").0, 404);
+    if !is_reference() {
+        let stranger = "X-Server-Version: 3.6.14\r\nX-Etcd-Cluster-ID: 1\r\n";
+        let answer = get_with_body(&peer, "/raft/stream/message/7", stranger, "");
+        assert_eq!((answer.status, answer.body.trim_end()), (412, "cluster ID mismatch"));
+    }
+    let probe = said("GET", "/raft/probing", "");
+    assert!(
+        probe.0 == 200 && probe.1.starts_with(r#"{"OK":true,"Now":"2"#),
+        "{probe:?}"
+    );
+}

@@ -40,7 +40,7 @@ pub fn start(ctx: Rc<Context>, urls: Vec<String>, message: Message, root: Arc<Ro
         let sent = within(patience, send(&ctx, &urls, message, root)).await;
         let result = sent.unwrap_or_else(|| Err(TransferError::Other("it took too long".into())));
         match &result {
-            Ok(()) => tracing::info!(peer, "the snapshot was taken over"),
+            Ok(()) => tracing::info!(peer, "sent database snapshot, and it was taken over"),
             Err(error) => tracing::warn!(peer, %error, "the snapshot could not be sent"),
         }
         let ok = result.is_ok();
