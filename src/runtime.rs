@@ -126,7 +126,7 @@ type Ready = std::sync::mpsc::Sender<Result<Vec<Intake>, StartError>>;
 
 /// Runs the server until it is told to stop. Start-up errors go to standard error.
 pub fn serve(config: Config) -> ExitCode {
-    let is_logged_elsewhere = config.log_output != LogOutput::Stderr;
+    let is_logged_elsewhere = !config.log_outputs.contains(&LogOutput::Stderr);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -207,7 +207,7 @@ fn run(config: Config) -> Result<(), StartError> {
 /// Scripts wait for this line on standard error, whatever the log is set to.
 fn eprintln_ready(config: &Config) {
     use crate::config::LogLevel;
-    if config.log_output != LogOutput::Stderr || config.log_level > LogLevel::Info {
+    if !config.log_outputs.contains(&LogOutput::Stderr) || config.log_level > LogLevel::Info {
         eprintln!("ready to serve client requests");
     }
 }

@@ -339,6 +339,7 @@ impl Engine {
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
             defrags_begun: 0,
+            defrag_next: false,
             install: Default::default(),
             stall: Default::default(),
             refill,
