@@ -722,7 +722,8 @@ impl Engine {
 
     fn raise_no_space(&mut self, wanted_by: &str) {
         let alarm = (self.member.options.member_id, super::NOSPACE);
-        if self.member.alarms.contains(&alarm) || self.member.raft.leader_id() == 0 || !self.committer.may_complain() {
+        // What was found while the alarm stood says nothing of the time after it: whoever disarms it has made room.
+        if self.member.raft.leader_id() == 0 || !self.committer.may_complain() || self.member.alarms.contains(&alarm) {
             return;
         }
         tracing::error!(

@@ -176,6 +176,32 @@ async fn a_disk_filled_to_the_brim_by_others_stops_writes_until_they_make_room()
     check(&server.client(), &kept).await;
 }
 
+#[tokio::test]
+async fn once_there_is_room_the_alarm_is_disarmed_for_good() {
+    let Some(disk) = SmallDisk::ext4(DISK) else {
+        return skipped(SmallDisk::NEEDS);
+    };
+    let server = Server::start_on(&disk.path().join("data"), &[NO_QUOTA]).await;
+    if server.is_reference() {
+        return println!("skipped: etcd ends when its disk is full");
+    }
+    let client = server.client();
+    disk.burst();
+    fill(&client).await;
+    alarm_is_raised(&client).await;
+    // Long enough for whatever is under way to have found the disk full.
+    pause_ms(500).await;
+    disk.deflate();
+    disk.sync();
+    disarm(&client).await;
+    for _ in 0..10 {
+        pause_ms(100).await;
+        let alarms = client.alarm(AlarmAction::Get, 0, AlarmType::None).await.alarms;
+        assert!(alarms.is_empty(), "it came back: {alarms:?}");
+    }
+    client.put("after", "v").await;
+}
+
 /// The first put after the alarm is cleared may still find the disk as it was.
 async fn disarm_and_put(client: &Client) -> bool {
     disarm(client).await;

@@ -75,6 +75,14 @@ impl SmallDisk {
     pub fn deflate(&self) {
         std::fs::remove_file(self.balloon()).expect("the balloon can be removed");
     }
+
+    /// Waits until what was given back is free: a file system gives it out again only once that is durable.
+    pub fn sync(&self) {
+        assert!(
+            succeeds(Command::new("sync").arg("-f").arg(&self.mount)),
+            "the disk can be synced"
+        );
+    }
 }
 
 impl Drop for SmallDisk {
