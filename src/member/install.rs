@@ -322,6 +322,7 @@ impl Engine {
 
     fn begin_reading(&mut self, disk: &mut dyn Disk, opening: Opening) -> Result<Reading, BootError> {
         let tree = opening.finish();
+        failpoint!("applyAfterOpenSnapshot");
         let root = tree.root();
         let leftover = self.committer.replace_tree(tree).close(disk)?;
         Reading::begin(root, leftover, &self.member.options)

@@ -69,6 +69,9 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_silent_connections_to_the_peer_port_do_not_keep_members_out() {
     const SILENT: usize = 300;
+    if is_reference() {
+        return skipped("etcore: others bear silent connections without a bound");
+    }
     let mut cluster = Cluster::start(3, &[]).await;
     let leader = cluster.leader().await;
     let back = (leader + 1) % 3;

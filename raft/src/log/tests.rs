@@ -199,7 +199,11 @@ fn the_payload_of_all_entries_is_known_whatever_became_of_some() {
     assert_eq!(log.payload_bytes(), 40);
     log.append(entries(5, &[1, 1]));
     log.merge(entries(4, &[2]));
-    assert_eq!((log.last_index(), log.payload_bytes()), (4, 40), "a new leader replaced three");
+    assert_eq!(
+        (log.last_index(), log.payload_bytes()),
+        (4, 40),
+        "a new leader replaced three"
+    );
     log.commit_to(3);
     log.next_committed(true, u64::MAX, 100);
     log.applied_to(3);
