@@ -292,7 +292,7 @@ impl Engine {
         let slice = self.member.options.install_slice_rows;
         let next = match stage {
             Stage::Renaming if !self.install.called => Stage::Renaming,
-            Stage::Renaming if mutant::on("installed_name_not_synced") => self.open_installed(disk)?,
+            Stage::Renaming if !syncs_name() => self.open_installed(disk)?,
             Stage::Renaming => {
                 self.install.called = false;
                 disk.submit(TOKEN, Op::SyncDir(String::new()));
@@ -347,6 +347,11 @@ impl Engine {
     }
 }
 
+/// Whether the new name of a file is made durable.
+fn syncs_name() -> bool {
+    !mutant::on("installed_name_not_synced")
+}
+
 fn rename() -> Op {
     Op::Rename {
         from: INCOMING.to_owned(),
@@ -391,7 +396,7 @@ pub(super) fn finish(
     }
     tree.close(disk)?;
     disk.call(rename())?;
-    if !mutant::on("installed_name_not_synced") {
+    if syncs_name() {
         disk.call(Op::SyncDir(String::new()))?;
     }
     Ok(Tree::open(disk, options.clone())?)
