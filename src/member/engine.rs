@@ -73,10 +73,10 @@ pub struct Outputs {
     pub snapshot_done: bool,
     /// All state was replaced by a snapshot: events were skipped.
     pub installed: bool,
-    /// The state that was replaced so, with the last view of it.
-    pub outgrown: Option<super::Outgrown>,
     /// Entries applied in this turn.
     pub applied: usize,
+    /// The state that was replaced so, with the last view of it.
+    pub outgrown: Option<super::Outgrown>,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -255,12 +255,12 @@ impl Engine {
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
+        self.member.metrics.pending.set(self.member.proposals.len() as u64);
         for message in &out.messages {
             if let Some(snapshot) = &message.snapshot {
                 self.inflight.begun(message.to, snapshot.metadata.index);
             }
         }
-        self.member.metrics.pending.set(self.member.proposals.len() as u64);
         out.removed |= self.member.removed;
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
@@ -470,10 +470,10 @@ impl Engine {
         while applied < APPLY_TURN_MAX {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
-                if let Ok(Outcome::Compact { .. }) = &result {
-                    if !std::mem::replace(&mut self.compaction.active, true) {
-                        self.compaction.since_ns = self.member.now_ns;
-                    }
+                if let Ok(Outcome::Compact { .. }) = &result
+                    && !std::mem::replace(&mut self.compaction.active, true)
+                {
+                    self.compaction.since_ns = self.member.now_ns;
                 }
                 if let Some((shard, _)) = self.member.proposals.remove(&id) {
                     self.member.replies.push((shard, Reply { id, result }));

@@ -292,7 +292,7 @@ impl Engine {
         let slice = self.member.options.install_slice_rows;
         let next = match stage {
             Stage::Renaming if !self.install.called => Stage::Renaming,
-            Stage::Renaming if !syncs_name() => self.open_installed(disk)?,
+            Stage::Renaming if !syncs_the_name() => self.open_installed(disk)?,
             Stage::Renaming => {
                 self.install.called = false;
                 disk.submit(TOKEN, Op::SyncDir(String::new()));
@@ -347,11 +347,6 @@ impl Engine {
     }
 }
 
-/// Whether the new name of a file is made durable.
-fn syncs_name() -> bool {
-    !mutant::on("installed_name_not_synced")
-}
-
 fn rename() -> Op {
     Op::Rename {
         from: INCOMING.to_owned(),
@@ -396,8 +391,13 @@ pub(super) fn finish(
     }
     tree.close(disk)?;
     disk.call(rename())?;
-    if syncs_name() {
+    if syncs_the_name() {
         disk.call(Op::SyncDir(String::new()))?;
     }
     Ok(Tree::open(disk, options.clone())?)
+}
+
+/// The name of an installed tree is durable before anything relies on it.
+fn syncs_the_name() -> bool {
+    !mutant::on("installed_name_not_synced")
 }
