@@ -193,6 +193,35 @@ fn compaction_keeps_the_term_of_the_base() {
 }
 
 #[test]
+fn the_payload_of_all_entries_is_known_whatever_became_of_some() {
+    // Ten bytes each.
+    let mut log = log((0, 0), &[1, 1, 1, 1]);
+    assert_eq!(log.payload_bytes(), 40);
+    log.append(entries(5, &[1, 1]));
+    log.merge(entries(4, &[2]));
+    assert_eq!(
+        (log.last_index(), log.payload_bytes()),
+        (4, 40),
+        "a new leader replaced three"
+    );
+    log.commit_to(3);
+    log.next_committed(true, u64::MAX, 100);
+    log.applied_to(3);
+    log.compact(2);
+    assert_eq!(log.payload_bytes(), 20);
+    let metadata = SnapshotMetadata {
+        index: 10,
+        term: 3,
+        ..Default::default()
+    };
+    log.restore(Snapshot {
+        data: Bytes::new(),
+        metadata,
+    });
+    assert_eq!(log.payload_bytes(), 0);
+}
+
+#[test]
 fn the_tail_that_is_kept_is_bounded_by_entries_and_by_bytes() {
     // Ten bytes each, indexes 5 to 10.
     let log = log((4, 1), &[1; 6]);
