@@ -317,7 +317,7 @@ impl Core {
             self.roster.write(text);
         }
         if out.removed && !self.shared.stop.swap(true, Ordering::SeqCst) {
-            tracing::error!("this member was removed from the cluster for good; it stops");
+            tracing::error!("the member has been permanently removed from the cluster; it stops");
         }
         for (store, revision) in out.compactions {
             let _ = self.shards[0].sender.send(FromCore::HashForCompaction(store, revision));

@@ -120,8 +120,8 @@ fn in_words(page: &HttpAnswer) -> String {
     format!("{} {kind} {lines:?}", page.status)
 }
 
-/// Leases and members that nobody has.
-const NOBODY: i64 = 77;
+/// A lease and a member that nobody has.
+pub const NOBODY: i64 = 77;
 
 /// One question of every kind; none of them changes what another one is told.
 fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
@@ -199,7 +199,6 @@ fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
         action: AlarmAction::Get.into(),
         ..Default::default()
     };
-    let raised = async |answer: AlarmResponse| Ok(format!("{:?}", answer.alarms));
     ask!("alarms", maintenance.alarm(alarms), raised);
     ask!("hash", maintenance.hash(HashRequest {}), fine);
     ask!("hash of keys", maintenance.hash_kv(HashKvRequest { revision: 0 }), fine);
@@ -295,8 +294,19 @@ async fn members(answer: MemberListResponse) -> Result<String, Status> {
     ))
 }
 
-async fn status(answer: StatusResponse) -> Result<String, Status> {
+/// In the order of the members: that of an etcd is one of chance.
+async fn raised(mut answer: AlarmResponse) -> Result<String, Status> {
+    answer
+        .alarms
+        .sort_by_key(|alarm| (alarm.alarm, alarm.member_id == NOBODY as u64));
+    Ok(format!("{:?}", answer.alarms))
+}
+
+async fn status(mut answer: StatusResponse) -> Result<String, Status> {
     let header = answer.header.unwrap_or_default();
+    answer
+        .errors
+        .sort_by_key(|text| (text.contains("CORRUPT"), text.contains(&format!(":{NOBODY} "))));
     Ok(format!(
         "leader {}, learner: {}, errors {:?}, term above 0: {}, terms are equal: {}, indexes: {}, {}",
         answer.leader,

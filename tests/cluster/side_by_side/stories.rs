@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Side, told_of_both};
+use super::{Side, probes::NOBODY, told_of_both};
 use crate::support::{
     pb::etcdserverpb::{alarm_request::AlarmAction, *},
     *,
@@ -132,9 +132,10 @@ async fn alarms_are_told_by_every_member_as_by_those_of_etcd() {
         let clients: Vec<Client> = side.cluster.nodes.iter().map(|node| node.client()).collect();
         clients[leader].put("k", "v").await;
         let id = side.cluster.nodes[other].id().await;
+        pause_ms(LINKS_GOOD_MS).await;
         for kind in [AlarmType::Nospace, AlarmType::Corrupt] {
             let name = kind.as_str_name();
-            for (member, who) in [(id, "other"), (7, "nobody")] {
+            for (member, who) in [(id, "other"), (NOBODY as u64, "nobody")] {
                 let raise = alarm(&clients[follower], AlarmAction::Activate, member, kind);
                 let answer = side.ask(&format!("{name} for {who}"), raise).await;
                 side.note(
@@ -145,7 +146,7 @@ async fn alarms_are_told_by_every_member_as_by_those_of_etcd() {
             side.cluster.agree().await;
             side.ask_everything(leader, &format!("{name}, leader")).await;
             side.ask_everything(follower, &format!("{name}, follower")).await;
-            for member in [id, 7, 7] {
+            for member in [id, NOBODY as u64, NOBODY as u64] {
                 let clear = alarm(&clients[other], AlarmAction::Deactivate, member, kind);
                 let answer = side.ask(&format!("{name} cleared"), clear).await;
                 side.note(
@@ -198,10 +199,13 @@ async fn a_learner_answers_as_one_of_etcd_and_its_cluster_too() {
         let client = side.cluster.nodes[fresh].client();
         eventually("the learner to catch up", || async {
             let status = client.status().await;
-            status.is_learner && status.leader != 0
+            let local = RangeRequest {
+                serializable: true,
+                ..key_range("k")
+            };
+            status.is_learner && status.leader != 0 && client.range(local).await.count == 1
         })
         .await;
-        side.cluster.agree().await;
         side.ask_everything(fresh, "learner").await;
         side.ask_everything_of_a_leader(fresh, "learner").await;
         side.ask_everything(leader, "leader of a learner").await;
