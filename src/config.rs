@@ -119,8 +119,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The form of a log line.
     pub log_format: LogFormat,
-    /// Where log lines go.
-    pub log_output: LogOutput,
+    /// Where log lines go, each once. Bounds: at least one.
+    pub log_outputs: Vec<LogOutput>,
     /// The executors to run; `None` lets the server choose from affinity and cgroup quota. Bounds: 1 to 64.
     pub cores: Option<u32>,
     /// The size of one segment of the write-ahead log; `None` lets the server choose (64 MiB, less on a small disk).
@@ -242,12 +242,14 @@ pub enum LogFormat {
 }
 
 /// Where log lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogOutput {
     /// Standard error; also what `default` means.
     Stderr,
     /// Standard output.
     Stdout,
+    /// The end of this file, which is made when it is missing.
+    File(PathBuf),
 }
 
 #[cfg(test)]

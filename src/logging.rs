@@ -5,7 +5,9 @@
 
 pub mod line;
 
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -24,13 +26,20 @@ pub const QUEUE_LINES_MAX: usize = 4096;
 /// How long the end of the process waits for a sink that takes nothing.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
+/// A file of `--log-outputs` that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the log cannot be written to {}: {error}; make its directory, or choose other --log-outputs", path.display())]
+pub struct OutputError {
+    path: PathBuf,
+    error: io::Error,
+}
+
 /// Installs the process-wide log and logs the configuration's warnings. A second call in one process has no effect.
-pub fn start(config: &Config) -> LogGuard {
-    let sink: Box<dyn Write + Send> = match config.log_output {
-        LogOutput::Stderr => Box::new(io::stderr()),
-        LogOutput::Stdout => Box::new(io::stdout()),
-    };
-    let (layer, guard) = to_sink(sink, config.log_format, QUEUE_LINES_MAX);
+///
+/// Errors: a file that cannot be opened.
+pub fn start(config: &Config) -> Result<LogGuard, OutputError> {
+    let outputs = config.log_outputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let (layer, guard) = to_sink(Box::new(Outputs(outputs)), config.log_format, QUEUE_LINES_MAX);
     // An error means that a log is installed already, which then stays.
     let _ = tracing_subscriber::registry()
         .with(layer.with_filter(targets(config.log_level)))
@@ -38,7 +47,39 @@ pub fn start(config: &Config) -> LogGuard {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    guard
+    Ok(guard)
+}
+
+fn open(output: &LogOutput) -> Result<Box<dyn Write + Send>, OutputError> {
+    match output {
+        LogOutput::Stderr => Ok(Box::new(io::stderr())),
+        LogOutput::Stdout => Ok(Box::new(io::stdout())),
+        LogOutput::File(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let failed = |error| OutputError {
+                path: path.clone(),
+                error,
+            };
+            Ok(Box::new(file.map_err(failed)?))
+        }
+    }
+}
+
+/// Writes to each of them; one that fails does not keep a line from the others.
+struct Outputs(Vec<Box<dyn Write + Send>>);
+
+impl Write for Outputs {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for output in &mut self.0 {
+            // An output that fails (a closed pipe, a full disk) has nobody left to tell.
+            let _ = output.write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.iter_mut().try_for_each(|output| output.flush())
+    }
 }
 
 /// A layer that logs to this sink, and the guard of its writer. Bounds: at most `queue_lines_max` lines wait.

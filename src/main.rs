@@ -65,8 +65,13 @@ fn run_server(name: &str, args: Vec<String>) -> ExitCode {
                 eprintln!("etcore: {error}");
                 return ExitCode::FAILURE;
             }
-            let _log = logging::start(&config);
-            serve(*config)
+            match logging::start(&config) {
+                Ok(_log) => serve(*config),
+                Err(error) => {
+                    eprintln!("etcore: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Ok(Outcome::Print(text)) => {
             print!("{text}");

@@ -22,6 +22,7 @@ mod event;
 mod forward;
 mod hash_cache;
 mod install;
+mod leadership;
 mod lessor;
 mod membership;
 mod reconfigure;
@@ -64,6 +65,7 @@ pub use reconfigure::MemberChange;
 pub use refill::DAMAGED;
 pub use roster::{ROSTER, Roster};
 pub use transfer::{Inbound, Outbound, Step, TransferError};
+pub use txn::WriteCounts;
 pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -163,6 +165,7 @@ pub struct Member {
     hashes: HashCache,
     was_leader: bool,
     published_leader: u64,
+    leaderless: leadership::Leaderless,
     metrics: Arc<CoreMetrics>,
 }
 
@@ -361,6 +364,7 @@ impl Member {
             self.next_tick_ns += interval;
             self.raft.tick();
         }
+        self.log_leaderless();
         self.time_out();
         self.pump_renewals();
         self.pump_forwards();
@@ -402,12 +406,8 @@ impl Member {
         if state.leader_id != self.published_leader {
             if state.leader_id != 0 {
                 self.metrics.leader_changes.add(1);
-                tracing::info!(
-                    leader = format!("{:x}", state.leader_id),
-                    term = self.raft.term(),
-                    "leader elected"
-                );
             }
+            self.log_leader(state.leader_id, self.published_leader);
             self.published_leader = state.leader_id;
             // What was asked of the former leader is asked of the new one.
             self.ask_rounds_again = true;
@@ -439,11 +439,17 @@ impl Member {
         }
     }
 
+    /// Whether the cluster, as far as it is applied here, lists this member under its name and client URLs.
+    fn is_listed(&self) -> bool {
+        let known = self.members.members.get(&self.options.member_id);
+        known.is_some_and(|member| member.name == self.options.name && member.client_urls == self.options.client_urls)
+    }
+
     /// Tells the cluster this member's name and client URLs and, as its leader, the version that all members speak.
     fn announce(&mut self) {
-        let known = self.members.members.get(&self.options.member_id);
-        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
-        if known.is_some_and(|member| member.name != name || member.client_urls != client_urls) {
+        let is_member = self.members.members.contains_key(&self.options.member_id);
+        if is_member && !self.is_listed() {
+            let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
             let attributes = net::pb::membershippb::Attributes { name, client_urls };
             let request = net::pb::membershippb::ClusterMemberAttrSetRequest {
                 member_id: self.options.member_id,
@@ -475,7 +481,6 @@ impl Member {
         let metrics = &self.metrics;
         metrics.committed.set(self.raft.commit_index());
         metrics.applied.set(self.applied.index);
-        metrics.pending.set(self.proposals.len() as u64);
         metrics.has_leader.set(u64::from(self.published_leader != 0));
         metrics.is_leader.set(u64::from(self.was_leader));
         metrics.current_revision.set(self.store.revision() as u64);

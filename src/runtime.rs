@@ -23,6 +23,7 @@ mod peer_http;
 mod peers;
 mod quiet;
 mod roster;
+mod service_manager;
 mod shard_loop;
 
 use std::{
@@ -125,7 +126,7 @@ type Ready = std::sync::mpsc::Sender<Result<Vec<Intake>, StartError>>;
 
 /// Runs the server until it is told to stop. Start-up errors go to standard error.
 pub fn serve(config: Config) -> ExitCode {
-    let is_logged_elsewhere = config.log_output != LogOutput::Stderr;
+    let is_logged_elsewhere = !config.log_outputs.contains(&LogOutput::Stderr);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -192,6 +193,7 @@ fn run(config: Config) -> Result<(), StartError> {
         tracing::info!(address = %url, "ready to serve client requests");
     }
     eprintln_ready(&shared.config);
+    service_manager::tell_ready(std::env::var_os(service_manager::SOCKET_VARIABLE));
     while !shared.stop.load(Ordering::SeqCst) {
         std::thread::park_timeout(std::time::Duration::from_millis(50));
     }
@@ -205,7 +207,7 @@ fn run(config: Config) -> Result<(), StartError> {
 /// Scripts wait for this line on standard error, whatever the log is set to.
 fn eprintln_ready(config: &Config) {
     use crate::config::LogLevel;
-    if config.log_output != LogOutput::Stderr || config.log_level > LogLevel::Info {
+    if !config.log_outputs.contains(&LogOutput::Stderr) || config.log_level > LogLevel::Info {
         eprintln!("ready to serve client requests");
     }
 }

@@ -41,6 +41,7 @@ const ALONE: &[&str] = &[
     "beforeWritebackBuf",
     "commitAfterPreCommitHook",
     "commitBeforePreCommitHook",
+    "compactAfterAcquiredBatchTxLock",
     "compactAfterCommitBatch",
     "compactAfterCommitScheduledCompact",
     "compactAfterSetFinishedCompact",
@@ -62,9 +63,11 @@ const ALONE: &[&str] = &[
 /// Reached on a follower that takes a snapshot over.
 const SNAPSHOT: &[&str] = &[
     "raftBeforeSaveSnap",
+    "raftBeforeWALSaveSnaphot",
     "raftAfterSaveSnap",
     "raftBeforeApplySnap",
     "applyBeforeOpenSnapshot",
+    "applyAfterOpenSnapshot",
     "raftAfterApplySnap",
     "raftAfterWALRelease",
 ];

@@ -115,3 +115,30 @@ fn tools_that_are_not_there_yet_say_so_and_exit_1() {
         );
     }
 }
+
+#[test]
+fn the_log_goes_to_every_output_that_is_named_and_a_file_is_appended_to() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("etcd.log");
+    std::fs::write(&file, "from before\n").expect("a file");
+    let outputs = format!("--log-outputs=stdout,{0},{0}", file.display());
+    let unusable = format!("--data-dir={}/data", file.display());
+    let output = run(ETCORE, &[&outputs, &unusable], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = std::fs::read_to_string(&file).expect("the file is still there");
+    let (before, after) = log.split_once('\n').expect("lines");
+    assert_eq!((before, after), ("from before", &*stdout(&output)));
+    assert_eq!(log.matches("the server cannot start").count(), 1, "{log}");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_told_before_anything_starts() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (missing, data) = (dir.path().join("missing/etcd.log"), dir.path().join("data"));
+    let outputs = format!("--log-outputs={}", missing.display());
+    let output = run(ETCORE, &[&outputs, &format!("--data-dir={}", data.display())], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let want = format!("etcore: the log cannot be written to {}: ", missing.display());
+    assert!(stderr(&output).starts_with(&want), "{}", stderr(&output));
+    assert!(!data.exists());
+}

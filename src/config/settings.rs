@@ -148,7 +148,7 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         metrics: metrics_level(&reader.text("metrics"))?,
         log_level: log_level(&reader.text("log-level"))?,
         log_format: log_format(&reader.text("log-format"))?,
-        log_output: log_output(reader)?,
+        log_outputs: log_outputs(reader)?,
         cores: non_zero(reader.uint("cores")).map(|cores| cores as u32),
         wal_segment_bytes: non_zero(reader.uint("wal-segment-bytes")),
         snapshot_send_rate: non_zero(reader.uint("snapshot-send-rate")),
@@ -499,28 +499,31 @@ fn log_format(text: &str) -> Result<LogFormat, UsageError> {
     }
 }
 
-fn log_output(reader: &Reader<'_>) -> Result<LogOutput, UsageError> {
+fn log_outputs(reader: &Reader<'_>) -> Result<Vec<LogOutput>, UsageError> {
     let text = reader.text("log-outputs");
-    let source = reader
-        .values
-        .given("log-outputs")
-        .map_or(Source::Flag, |(_, source)| source);
-    let outputs: Vec<&str> = text.split(',').map(str::trim).collect();
-    match outputs.as_slice() {
-        ["default" | "stderr"] => Ok(LogOutput::Stderr),
-        ["stdout"] => Ok(LogOutput::Stdout),
-        _ if outputs.len() > 1 && outputs.contains(&"default") => {
-            rule("multi logoutput for \"default\" is not supported yet")
-        }
-        _ => {
-            let name = format!("log-outputs={text}");
-            Err(unsupported(
-                &name,
-                source,
-                "the log goes to one of default, stderr or stdout",
-            ))
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    if names.len() > 1 && names.contains(&"default") {
+        return rule("multi logoutput for \"default\" is not supported yet");
+    }
+    let mut outputs = Vec::new();
+    for name in names {
+        let output = match name {
+            "default" | "stderr" => LogOutput::Stderr,
+            "stdout" => LogOutput::Stdout,
+            "" => return rule("--log-outputs names an empty output"),
+            "systemd/journal" => {
+                let given = reader.values.given("log-outputs");
+                let source = given.map_or(Source::Flag, |(_, source)| source);
+                let why = "the journal takes what a unit writes to stderr";
+                return Err(unsupported(&format!("log-outputs={text}"), source, why));
+            }
+            path => LogOutput::File(PathBuf::from(path)),
+        };
+        if !outputs.contains(&output) {
+            outputs.push(output);
         }
     }
+    Ok(outputs)
 }
 
 /// Whether two well-formed texts mean the same.

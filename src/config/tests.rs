@@ -87,8 +87,8 @@ fn a_server_that_was_told_nothing_has_the_defaults_of_etcd() {
     assert_eq!(config.max_concurrent_streams, u32::MAX);
     assert_eq!(config.auto_compaction, AutoCompaction::Off);
     assert_eq!(
-        (config.log_level, config.log_format, config.log_output),
-        (LogLevel::Info, LogFormat::Json, LogOutput::Stderr)
+        (config.log_level, config.log_format, config.log_outputs),
+        (LogLevel::Info, LogFormat::Json, vec![LogOutput::Stderr])
     );
     assert_eq!(
         (config.cores, config.wal_segment_bytes, config.spin),
@@ -416,9 +416,8 @@ fn what_is_not_there_yet_is_refused_with_a_reason_and_exit_code_2() {
         "--bcrypt-cost is not supported yet: users and tokens are not there yet",
     );
     not_supported(
-        &["--log-outputs=/tmp/log"],
-        "--log-outputs=/tmp/log is not supported yet: the log goes to one of default, \
-        stderr or stdout",
+        &["--log-outputs=stderr,systemd/journal"],
+        "--log-outputs=stderr,systemd/journal is not supported yet: the journal takes what a unit writes to stderr",
     );
     not_supported(
         &["--enable-grpc-gateway"],

@@ -339,6 +339,7 @@ impl Engine {
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
             defrags_begun: 0,
+            defrag_next: false,
             install: Default::default(),
             stall: Default::default(),
             refill,
@@ -719,6 +720,7 @@ impl Rows {
             hashes: HashCache::default(),
             was_leader: false,
             published_leader: 0,
+            leaderless: Default::default(),
             metrics,
         }
     }

@@ -72,6 +72,8 @@ pub struct Outputs {
     pub snapshot_done: bool,
     /// All state was replaced by a snapshot: events were skipped.
     pub installed: bool,
+    /// Entries applied in this turn.
+    pub applied: usize,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -92,8 +94,11 @@ pub struct Engine {
     pub(super) completions: Vec<Completion>,
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
-    pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    /// Who waits for the file to be as short as it can be, and since when.
+    pub(super) defragmenting: Vec<(ShardIndex, RequestId, u64)>,
     pub(super) defrags_begun: u64,
+    /// A defragmentation was asked for in the turn before: it begins once all have been told that it does.
+    pub(super) defrag_next: bool,
     pub(super) install: super::install::Install,
     pub(super) stall: super::stall::Stall,
     /// The tree is damaged: the member waits for another.
@@ -119,6 +124,8 @@ pub(super) struct Compaction {
     waiting: Vec<(i64, ShardIndex, RequestId)>,
     held_since_ns: Option<u64>,
     active: bool,
+    /// When it became so.
+    since_ns: u64,
     next_slice_ns: u64,
 }
 
@@ -164,6 +171,11 @@ impl Engine {
         self.member.options.member_id
     }
 
+    /// Whether the cluster, as far as it is applied here, lists this member under its name and client URLs.
+    pub fn is_listed(&self) -> bool {
+        self.member.is_listed()
+    }
+
     /// Hashes taken at compactions, for the shards.
     pub fn hashes(&self) -> super::HashCache {
         self.member.hashes.clone()
@@ -203,6 +215,9 @@ impl Engine {
         out: &mut Outputs,
     ) -> Result<(), Fault> {
         self.member.metrics.turns.add(1);
+        if std::mem::take(&mut self.defrag_next) {
+            self.committer.start_shrinking();
+        }
         self.take_completions(disk, now_ns)?;
         let next_tick_ns = self.member.next_tick_ns;
         self.member.tick(now_ns);
@@ -225,13 +240,18 @@ impl Engine {
         self.publish(out);
         self.commit(disk, now_ns)?;
         let applies = !self.to_apply.is_empty() && self.refill.is_none();
-        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work() || self.install.is_reading();
+        out.more |= self.defrag_next
+            || applies
+            || self.member.raft.has_ready()
+            || self.committer.has_work()
+            || self.install.is_reading();
         if self.dirty {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
+        self.member.metrics.pending.set(self.member.proposals.len() as u64);
         out.removed |= self.member.removed;
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
@@ -270,10 +290,10 @@ impl Engine {
                 id,
                 request: Request::Defragment,
             } => {
-                self.defragmenting.push((shard, id));
+                self.defragmenting.push((shard, id, self.member.now_ns));
                 self.defrags_begun += 1;
                 self.dirty = true;
-                self.committer.start_shrinking();
+                self.defrag_next = true;
             }
             Event::Request {
                 shard,
@@ -356,6 +376,8 @@ impl Engine {
                 self.unsettled_since_ns = Some(now_ns);
                 if marker.is_some() {
                     failpoint!("raftBeforeSaveSnap");
+                    // etcd's spelling.
+                    failpoint!("raftBeforeWALSaveSnaphot");
                 }
                 failpoint!("raftBeforeSave");
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
@@ -375,6 +397,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
             failpoint!("raftBeforeAdvance");
         }
+        out.applied += applied;
         self.member.finish_rounds();
         self.member.pump_renewals();
         self.member.finish_forwards();
@@ -432,7 +455,9 @@ impl Engine {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
                 if let Ok(Outcome::Compact { .. }) = &result {
-                    self.compaction.active = true;
+                    if !std::mem::replace(&mut self.compaction.active, true) {
+                        self.compaction.since_ns = self.member.now_ns;
+                    }
                 }
                 if let Some((shard, _)) = self.member.proposals.remove(&id) {
                     self.member.replies.push((shard, Reply { id, result }));
@@ -453,7 +478,12 @@ impl Engine {
             .compaction
             .held_since_ns
             .map_or(0, |since| now_ns.saturating_sub(since));
-        match self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS) {
+        failpoint!("compactAfterAcquiredBatchTxLock");
+        let rows = self.member.store.stats().revisions;
+        let progress = self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS);
+        let removed = rows - self.member.store.stats().revisions;
+        self.member.metrics.compaction_keys.add(removed);
+        match progress {
             CompactProgress::Idle => self.compaction.active = false,
             CompactProgress::Waiting => {
                 self.compaction.held_since_ns.get_or_insert(now_ns);
@@ -462,12 +492,15 @@ impl Engine {
             CompactProgress::Working => {
                 self.compaction.held_since_ns = None;
                 self.compaction.next_slice_ns = now_ns + self.member.options.compaction_pause_ns;
-                self.member.metrics.compaction_keys.add(COMPACT_SLICE_ROWS as u64);
                 self.dirty = true;
             }
             CompactProgress::Done(revision) => {
                 self.compaction.held_since_ns = None;
                 self.dirty = true;
+                let since_ns = std::mem::replace(&mut self.compaction.since_ns, now_ns);
+                let metrics = &self.member.metrics;
+                metrics.compaction_total.observe_ns(now_ns.saturating_sub(since_ns));
+                metrics.compaction_last_ns.set(now_ns);
                 tracing::info!(revision, "compaction is done");
             }
         }
@@ -543,8 +576,13 @@ impl Engine {
         };
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}
-            Step::Done { applied, took_ns } => {
+            Step::Done {
+                applied,
+                took_ns,
+                wrote_ns,
+            } => {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
+                self.member.metrics.commit_write.observe_ns(wrote_ns);
                 self.dirty = true;
                 self.release(&applied, self.member.options.catch_up_entries)?;
                 self.answer_compaction()?;
@@ -639,7 +677,7 @@ impl Engine {
     }
 
     fn answer_defragmented(&mut self) {
-        if self.defragmenting.is_empty() || self.committer.is_shrinking() {
+        if self.defragmenting.is_empty() || self.defrag_next || self.committer.is_shrinking() {
             return;
         }
         // What a compaction under way frees is to be given back too.
@@ -647,7 +685,9 @@ impl Engine {
             return self.committer.start_shrinking();
         }
         self.dirty = true;
-        for (shard, id) in std::mem::take(&mut self.defragmenting) {
+        for (shard, id, since_ns) in std::mem::take(&mut self.defragmenting) {
+            let took_ns = self.member.now_ns.saturating_sub(since_ns);
+            self.member.metrics.defrag.observe_ns(took_ns);
             self.member.answer(shard, id, Ok(Outcome::Done));
         }
     }

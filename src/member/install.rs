@@ -212,6 +212,7 @@ impl Engine {
         self.committer.replace_tree(incoming).close(disk)?;
         put_in_place(disk)?;
         let tree = Tree::open(disk, options)?;
+        failpoint!("applyAfterOpenSnapshot");
         let reading = Reading::begin(&tree, metadata, self.member.options.min_lease_ttl_seconds())?;
         self.committer.replace_tree(tree).close(disk)?;
         Ok(reading)

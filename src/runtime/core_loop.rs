@@ -18,7 +18,7 @@ use super::{
     MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
-    pause::{Turn, breathe},
+    pause::{Turn, breathe, with_points},
     peers::Peers,
     quiet::Quiet,
     roster::RosterWriter,
@@ -231,15 +231,19 @@ fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<V
 }
 
 impl Core {
-    /// Runs turns until a leader is known, at most for two election time-outs, and until the member has its state.
+    /// Runs turns until a leader is known, at most for two election time-outs; then, while there is one, until the member
+    /// has its state and the cluster lists it under its name: whoever asks for the members of a cluster whose members all
+    /// say that they are ready finds every name and URL, and one that joins has caught up.
     async fn elect(&mut self, events: &mut Vec<Event>) {
         let give_up_ns = now_ns() + 2 * self.shared.config.election_timeout_ms * 1_000_000;
-        let waits = |core: &Core| {
-            let elects = core.engine.view().leader == 0 && now_ns() < give_up_ns;
-            elects || (core.engine.is_refilling() && !core.shared.stop.load(Ordering::Relaxed))
+        let waits = |core: &Core| match core.engine.view().leader {
+            _ if core.shared.stop.load(Ordering::Relaxed) => false,
+            _ if core.engine.is_refilling() => true,
+            0 => now_ns() < give_up_ns,
+            _ => !core.engine.is_listed(),
         };
         while waits(self) {
-            let more = self.turn(events);
+            let more = self.turn(events).await;
             if more {
                 breathe().await;
             } else {
@@ -252,7 +256,7 @@ impl Core {
         let mut turn = Turn::new();
         while !self.is_over() {
             self.resign_once();
-            if self.turn(&mut events) {
+            if self.turn(&mut events).await {
                 if turn.spent() {
                     breathe().await;
                     turn = Turn::new();
@@ -290,16 +294,20 @@ impl Core {
     }
 
     /// One turn of the engine; true when another should follow soon.
-    fn turn(&mut self, events: &mut Vec<Event>) -> bool {
+    async fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         self.inbox.try_recv_batch(events);
         self.taken = events.len();
-        let mut out = Outputs::default();
-        if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
+        let (mut out, began_ns) = (Outputs::default(), now_ns());
+        // Nothing that the turn did is seen before the points it reached are waited for.
+        if let Err(fault) = with_points(|| self.engine.turn(&mut self.disk, events, began_ns, &mut out)).await {
             tracing::error!(%fault, "the member stops");
             if fault.is_damage() {
                 die_of_damage(fault.to_string());
             }
             die(&fault.to_string());
+        }
+        if out.applied > 0 {
+            self.time_apply(out.applied, now_ns() - began_ns);
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());
         // Before the links follow the members: one that is removed is still to be told so.
@@ -328,6 +336,22 @@ impl Core {
             self.disk.launch(false);
         }
         out.more
+    }
+
+    /// Counts a turn that applied something, and says so when it took long.
+    fn time_apply(&self, entries: usize, took_ns: u64) {
+        let metrics = &self.shared.core_metrics;
+        metrics.apply.observe_ns(took_ns);
+        let limit = self.shared.config.warning_apply_duration;
+        if !limit.is_zero() && took_ns > limit.as_nanos() as u64 {
+            metrics.slow_applies.add(entries as u64);
+            tracing::warn!(
+                took = ?Duration::from_nanos(took_ns),
+                expected = ?limit,
+                entries,
+                "apply request took too long"
+            );
+        }
     }
 
     /// The slot first, then whoever wants the events: see [`ShardSeed`] and the shard's subscription.
@@ -405,7 +429,7 @@ impl Core {
         let mut events = Vec::new();
         while !self.engine.is_settled() && now_ns() < give_up_ns {
             self.engine.hurry();
-            self.turn(&mut events);
+            self.turn(&mut events).await;
             breathe().await;
         }
     }

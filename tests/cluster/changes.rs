@@ -197,3 +197,19 @@ async fn a_dead_member_can_be_replaced_and_a_live_one_of_a_bare_majority_not_rem
     cluster.nodes[fresh].client().put("replaced", "yes").await;
     cluster.agree().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_added_as_long_as_a_majority_of_the_grown_cluster_is_connected() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let client = cluster.nodes[0].client();
+    once_links_are_good(|| add(&client, "http://127.0.0.1:1".into(), false)).await;
+    // Three of the four voters are there, and three of five would be a majority.
+    let learner = add(&client, "http://127.0.0.1:2".into(), true).await.unwrap();
+    assert_eq!(learner.members.len(), 5);
+    cluster.nodes[2].kill_9();
+    eventually("a member is not added any more", || async {
+        let refusal = add(&client, "http://127.0.0.1:3".into(), true).await.unwrap_err();
+        refusal.message() == UNHEALTHY
+    })
+    .await;
+}

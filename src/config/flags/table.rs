@@ -64,7 +64,7 @@ pub const FLAGS: &[Flag] = &[
     flag("metrics", Text, "basic", Monitoring, Effective, "Detail of the metrics: basic or extensive."),
     flag("listen-metrics-urls", Urls, "", Monitoring, Effective, "Further URLs to listen on for /metrics and /health."),
     flag("logger", Text, "zap", Logging, Effective, "Only 'zap', the name of etcd's line format, is supported."),
-    flag("log-outputs", Text, "default", Logging, Effective, "default, stderr or stdout; default is stderr."),
+    flag("log-outputs", Text, "default", Logging, Effective, "Comma-separated: stderr, stdout or files to append to; default is stderr."),
     flag("log-level", Text, "info", Logging, Effective, "debug, info, warn, error, panic or fatal; the last two are the same as error."),
     flag("log-format", Text, "json", Logging, Effective, "json or console."),
     flag("cores", Uint32, "0", Etcore, Effective, "Executors to run; 0 chooses from CPU affinity and cgroup quota: 1 for two CPUs, else at most 8."),

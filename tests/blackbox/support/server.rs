@@ -38,7 +38,6 @@ impl Server {
     }
 
     /// As [`Server::start`], with variables in its environment.
-    #[allow(dead_code)] // tests/failpoints.rs needs it
     pub async fn start_in(environment: &[(&str, String)], flags: &[&str]) -> Server {
         let dir = TempDir::with_prefix("etcore-blackbox-").expect("a temporary directory can be made");
         let data_dir = dir.path().join("data");
