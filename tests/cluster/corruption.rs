@@ -142,6 +142,9 @@ async fn the_leader_finds_a_member_with_other_data_and_writes_are_refused_from_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
+    if is_3_5() {
+        return skipped("3.6: a leader of 3.5 believes itself and names a follower");
+    }
     let flags = [
         "--experimental-compact-hash-check-enabled=true",
         "--experimental-compact-hash-check-time=1s",

@@ -222,7 +222,7 @@ fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
     questions
 }
 
-/// Changes of members that are all refused. An etcd never answers one that comes while another is under way.
+/// Changes of members that are all refused. An etcd may drop one that comes while another is under way.
 fn changes(node: &Node) -> Vec<Question> {
     let (client, taken, id) = (node.client(), node.peer_url(), NOBODY as u64);
     let mut questions = Vec::new();
