@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Side, probes::NOBODY, told_of_both};
+use super::{PATIENT, Side, in_time, probes::NOBODY, told_of_both};
 use crate::support::{
     pb::etcdserverpb::{alarm_request::AlarmAction, *},
     *,
@@ -73,7 +73,7 @@ fn alarm(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_and_followers_answer_as_those_of_etcd() {
-    told_of_both(3, &[], async |side: &mut Side| {
+    told_of_both(3, async |side: &mut Side| {
         let [leader, follower, other] = side.name_members().await;
         let clients: Vec<Client> = side.cluster.nodes.iter().map(|node| node.client()).collect();
         clients[leader].put("k", "v").await;
@@ -127,7 +127,7 @@ async fn leader_and_followers_answer_as_those_of_etcd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_are_told_by_every_member_as_by_those_of_etcd() {
-    told_of_both(3, &[], async |side: &mut Side| {
+    told_of_both(3, async |side: &mut Side| {
         let [leader, follower, other] = side.name_members().await;
         let clients: Vec<Client> = side.cluster.nodes.iter().map(|node| node.client()).collect();
         clients[leader].put("k", "v").await;
@@ -162,12 +162,12 @@ async fn alarms_are_told_by_every_member_as_by_those_of_etcd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_answers_as_one_of_etcd_and_its_cluster_too() {
-    told_of_both(3, &[], async |side: &mut Side| {
+    told_of_both(3, async |side: &mut Side| {
         let [leader, follower, other] = side.name_members().await;
         let clients: Vec<Client> = side.cluster.nodes.iter().map(|node| node.client()).collect();
         clients[leader].put("k", "v").await;
         pause_ms(LINKS_GOOD_MS).await;
-        let fresh = side.cluster.prepare(&[]);
+        let fresh = side.cluster.prepare(&PATIENT);
         let url = side.cluster.nodes[fresh].peer_url();
         let added = side.ask("add of a learner", add(&clients[follower], &url, true)).await;
         let added = added.expect("a learner is added");
@@ -220,6 +220,7 @@ async fn a_learner_answers_as_one_of_etcd_and_its_cluster_too() {
         side.ask("promotion once more", promote(&clients[follower], learner))
             .await;
         eventually("it knows that it votes", || async { !client.status().await.is_learner }).await;
+        pause_ms(LINKS_GOOD_MS).await;
         side.cluster.agree().await;
         side.ask_everything(fresh, "a learner of before").await;
     })
@@ -228,7 +229,7 @@ async fn a_learner_answers_as_one_of_etcd_and_its_cluster_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_quorum_answers_as_one_of_etcd() {
-    told_of_both(3, &[], async |side: &mut Side| {
+    told_of_both(3, async |side: &mut Side| {
         let [leader, follower, other] = side.name_members().await;
         let client = side.cluster.nodes[follower].client();
         client.put("k", "v").await;
@@ -247,7 +248,8 @@ async fn a_member_without_a_quorum_answers_as_one_of_etcd() {
         side.cluster.nodes[other].kill_9();
         eventually("no leader", || async { client.status().await.leader == 0 }).await;
         // What is asked right after may be told of the leader that failed.
-        pause_ms(2500).await;
+        pause_ms(4000).await;
+        side.tells_time = true;
         side.ask_everything_of_a_leader(follower, "without a quorum").await;
         side.ask_everything_at_once(follower, "without a quorum").await;
         let url = side.cluster.nodes[other].peer_url();
@@ -257,6 +259,7 @@ async fn a_member_without_a_quorum_answers_as_one_of_etcd() {
 
         side.cluster.nodes[other].start(true);
         side.cluster.leader().await;
+        side.tells_time = false;
         side.ask("put", client.try_put(put_request("k", "w"))).await;
     })
     .await;
@@ -264,7 +267,7 @@ async fn a_member_without_a_quorum_answers_as_one_of_etcd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_with_a_dead_member_takes_the_changes_that_etcd_takes() {
-    told_of_both(3, &[], async |side: &mut Side| {
+    told_of_both(3, async |side: &mut Side| {
         let [leader, follower, other] = side.name_members().await;
         let client = side.cluster.nodes[leader].client();
         let mut ids = Vec::new();
@@ -307,11 +310,8 @@ async fn a_cluster_with_a_dead_member_takes_the_changes_that_etcd_takes() {
         // It comes back to hear that it is gone.
         side.cluster.nodes[other].start(false);
         let mut process = side.cluster.nodes[other].process.take().expect("just started");
-        let status = process.wait(Duration::from_secs(20));
-        side.note(
-            "the end of who is gone",
-            format!("{:?}", status.and_then(|status| status.code())),
-        );
+        let ended = process.wait(Duration::from_secs(20));
+        side.note("who is gone ends", ended.is_some().to_string());
         let told = process
             .log()
             .contains("the member has been permanently removed from the cluster");
@@ -322,21 +322,20 @@ async fn a_cluster_with_a_dead_member_takes_the_changes_that_etcd_takes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lone_member_grows_and_shrinks_as_one_of_etcd() {
-    told_of_both(1, &[], async |side: &mut Side| {
+    told_of_both(1, async |side: &mut Side| {
         let client = side.cluster.nodes[0].client();
         let id = side.cluster.nodes[0].id().await;
         side.name_member(0, "first").await;
         side.ask("removal of the only one", remove(&client, id)).await;
         side.ask("add of a second", add(&client, "http://127.0.0.1:1", false))
             .await;
-        let (put, third) = tokio::join!(
-            super::timed(async { client.try_put(put_request("k", "w")).await.map(|_| "put".to_owned()) }),
-            super::timed(async {
-                add(&client, "http://127.0.0.1:2", false)
-                    .await
-                    .map(|_| "added".to_owned())
-            }),
-        );
+        let put = async { client.try_put(put_request("k", "w")).await.map(|_| "put".to_owned()) };
+        let third = async {
+            add(&client, "http://127.0.0.1:2", false)
+                .await
+                .map(|_| "added".to_owned())
+        };
+        let (put, third) = tokio::join!(in_time(put, true), in_time(third, true));
         side.note("put with one of two", put);
         side.note("add of a third", third);
         side.ask("removal of the only one that started", remove(&client, id))
@@ -371,7 +370,7 @@ async fn starts_again(side: &mut Side, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flags_of_a_second_start_count_as_little_as_with_etcd() {
-    told_of_both(1, &[], async |side: &mut Side| {
+    told_of_both(1, async |side: &mut Side| {
         side.name_member(0, "first").await;
         let own = side.cluster.list();
         side.cluster.nodes[0].stop();
@@ -394,7 +393,7 @@ async fn flags_of_a_second_start_count_as_little_as_with_etcd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_join_is_refused_as_by_etcd() {
-    told_of_both(2, &[], async |side: &mut Side| {
+    told_of_both(2, async |side: &mut Side| {
         let list = side.cluster.list();
         let client = side.cluster.nodes[0].client();
         eventually("all members are known", || async {
@@ -405,7 +404,7 @@ async fn who_may_not_join_is_refused_as_by_etcd() {
                 .all(|member| !member.client_ur_ls.is_empty())
         })
         .await;
-        let fresh = side.cluster.prepare(&[]);
+        let fresh = side.cluster.prepare(&PATIENT);
         let own = format!("m2={}", side.cluster.nodes[fresh].peer_url());
         side.cluster.nodes[fresh].name_in(&format!("{own},{list}"));
         refuses(
