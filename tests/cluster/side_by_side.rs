@@ -39,8 +39,6 @@ const ON_PURPOSE: &[(&str, &str, &str)] = &[
     // A change or a move that cannot be made is given up after the request time-out, not with the client alone.
     ("remove of nobody", "no answer", LATE),
     ("update of nobody", "no answer", LATE),
-    ("removal of a dead member", "no answer", LATE),
-    ("update of a dead member", "no answer", LATE),
     (
         "move leader to the dead",
         "no answer",
