@@ -21,6 +21,7 @@ mod error;
 mod event;
 mod forward;
 mod hash_cache;
+mod inflight;
 mod install;
 mod leadership;
 mod lessor;
@@ -29,6 +30,7 @@ mod reconfigure;
 mod refill;
 mod renewals;
 mod roster;
+mod rows;
 mod stall;
 mod time_outs;
 mod transfer;
@@ -58,7 +60,7 @@ pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use hash_cache::{Cached, HashCache};
-pub use install::INCOMING;
+pub use install::{INCOMING, Outgrown};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
@@ -189,7 +191,7 @@ impl Member {
                 id,
                 entry_kinds,
                 etcd_version,
-            } => self.abilities.note(id, entry_kinds, &etcd_version),
+            } => self.abilities.note(&self.members, id, entry_kinds, &etcd_version),
             Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),

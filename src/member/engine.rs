@@ -24,6 +24,7 @@ use storage::{
 use super::{
     Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
     commit::{Committer, Step},
+    inflight,
     view::Defrag,
 };
 
@@ -74,6 +75,8 @@ pub struct Outputs {
     pub installed: bool,
     /// Entries applied in this turn.
     pub applied: usize,
+    /// The state that was replaced so, with the last view of it.
+    pub outgrown: Option<super::Outgrown>,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -100,6 +103,7 @@ pub struct Engine {
     /// A defragmentation was asked for in the turn before: it begins once all have been told that it does.
     pub(super) defrag_next: bool,
     pub(super) install: super::install::Install,
+    pub(super) inflight: inflight::Inflight,
     pub(super) stall: super::stall::Stall,
     /// The tree is damaged: the member waits for another.
     pub(super) refill: Option<super::refill::Refill>,
@@ -244,7 +248,7 @@ impl Engine {
             || applies
             || self.member.raft.has_ready()
             || self.committer.has_work()
-            || self.install.is_reading();
+            || self.install.has_work();
         if self.dirty {
             self.publish(out);
         }
@@ -252,11 +256,17 @@ impl Engine {
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
         self.member.metrics.pending.set(self.member.proposals.len() as u64);
+        for message in &out.messages {
+            if let Some(snapshot) = &message.snapshot {
+                self.inflight.begun(message.to, snapshot.metadata.index);
+            }
+        }
         out.removed |= self.member.removed;
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
         out.installed |= installed;
+        out.outgrown = self.install.take_outgrown().or(out.outgrown.take());
         Ok(())
     }
 
@@ -322,6 +332,10 @@ impl Engine {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             Event::SnapshotReceived(message) => self.on_received(message),
+            Event::SnapshotSent { to, ok } => {
+                self.inflight.ended(to, ok, self.member.now_ns);
+                self.member.handle(Event::SnapshotSent { to, ok });
+            }
             // It comes with its pages, on a connection of its own.
             Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
@@ -339,6 +353,8 @@ impl Engine {
         for completion in std::mem::take(&mut self.completions) {
             if self.wal.owns(completion.token) {
                 self.wal.on_completion(disk, completion)?;
+            } else if self.install.owns(completion.token) {
+                self.install.on_completion(completion)?;
             } else {
                 self.committer.on_completion(completion)?;
             }
@@ -454,10 +470,10 @@ impl Engine {
         while applied < APPLY_TURN_MAX {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
-                if let Ok(Outcome::Compact { .. }) = &result {
-                    if !std::mem::replace(&mut self.compaction.active, true) {
-                        self.compaction.since_ns = self.member.now_ns;
-                    }
+                if let Ok(Outcome::Compact { .. }) = &result
+                    && !std::mem::replace(&mut self.compaction.active, true)
+                {
+                    self.compaction.since_ns = self.member.now_ns;
                 }
                 if let Some((shard, _)) = self.member.proposals.remove(&id) {
                     self.member.replies.push((shard, Reply { id, result }));
@@ -610,7 +626,7 @@ impl Engine {
                     SPACE_FIRST_RETRIES_NS
                 };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
-            if self.is_alone() && !self.install.is_reading() {
+            if self.is_alone() && !self.install.is_taking() {
                 let durable = self.committer.durable();
                 self.release(&durable, 1)?;
             }
@@ -647,7 +663,12 @@ impl Engine {
         } else {
             CATCH_UP_BYTES_MAX
         };
-        let to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        let mut to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        if let Some(sent) = self.inflight.oldest(self.member.now_ns)
+            && self.member.raft.log_bytes() <= inflight::BYTES_MAX
+        {
+            to = to.min(sent);
+        }
         // In steps, so that a release is worth its while.
         if to > first + index.saturating_sub(to) / 4 {
             self.member

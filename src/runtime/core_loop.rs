@@ -29,7 +29,7 @@ use crate::{
     bell::Bell,
     config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
-    member::{Engine, Event, MemberInfo, Outputs, Published, Reply, Roster, View},
+    member::{Engine, Event, MemberInfo, Outgrown, Outputs, Published, Reply, Roster, View},
 };
 
 /// A shard whose mailbox holds this many messages gets no more blocks: it reads history instead.
@@ -41,6 +41,8 @@ const TICK_MAX: Duration = Duration::from_millis(100);
 /// So long the core may spin for a write of the log when there is nothing else to do. A disk that takes longer is waited
 /// for asleep.
 const LONE_WRITE_PATIENCE: Duration = Duration::from_micros(300);
+/// No view is held for longer, but by what reads a whole state.
+const VIEW_MAX: Duration = Duration::from_secs(1);
 /// A stopping core gives the tree this long to take everything in.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
@@ -197,6 +199,19 @@ async fn tick(bell: Bell, deadline_ns: Rc<Cell<u64>>) {
     }
 }
 
+/// Frees a state that was replaced, on a thread of its own: the one that may block also makes room for the log.
+fn let_go(outgrown: Outgrown) {
+    let task = async move {
+        // Whoever has a view of it has it for a turn. The last one to let go frees it, and that is to be the thread.
+        glommio::timer::sleep(VIEW_MAX).await;
+        let freed = std::thread::Builder::new().name("outgrown".into());
+        if let Err(error) = freed.spawn(move || drop(outgrown)) {
+            tracing::warn!(%error, "no thread to free the state that a snapshot replaced: the core has done it");
+        }
+    };
+    glommio::spawn_local(task).detach();
+}
+
 /// Starts one shard on this executor, or each on its own.
 fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<Vec<net::io::Intake>, StartError> {
     if alone {
@@ -320,6 +335,9 @@ impl Core {
         }
         if out.snapshot_done {
             self.peers.snapshot_done(out.installed);
+        }
+        if let Some(outgrown) = out.outgrown {
+            let_go(outgrown);
         }
         if let Some(text) = out.roster {
             self.roster.write(text);
