@@ -92,13 +92,14 @@ impl Api {
 
     pub(super) fn range(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
         let request: RangeRequest = decode(message)?;
+        // etcd's learner looks no further than this.
+        if !request.serializable && self.view().is_learner {
+            return Err(status::NOT_FOR_LEARNER);
+        }
         validate::range(&request)?;
         if request.serializable {
             let view = self.view();
             return self.serve_range(&view, key, &request, wire);
-        }
-        if self.view().is_learner {
-            return Err(status::NOT_FOR_LEARNER);
         }
         self.wait_for_round(Waiting::Range {
             key,

@@ -108,7 +108,8 @@ async fn the_leader_finds_a_member_with_other_data_and_writes_are_refused_from_t
     let (cluster, victim) = altered_cluster(&["--experimental-corrupt-check-time=1s"]).await;
     let member = cluster.nodes[victim].id().await;
     let witness = &cluster.nodes[(victim + 1) % 3];
-    wait_named(witness, member).await;
+    // 3.5 finds it and names nobody.
+    wait_named(witness, if is_3_5() { 0 } else { member }).await;
 
     let client = witness.client();
     let corrupt = "etcdserver: corrupt cluster";
@@ -141,6 +142,9 @@ async fn the_leader_finds_a_member_with_other_data_and_writes_are_refused_from_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
+    if is_3_5() {
+        return skipped("3.6: a leader of 3.5 believes itself and names a follower");
+    }
     let flags = [
         "--experimental-compact-hash-check-enabled=true",
         "--experimental-compact-hash-check-time=1s",
@@ -193,8 +197,12 @@ async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_checks_first_does_not_start_with_other_data() {
-    let mut cluster = Cluster::start(3, &["--experimental-initial-corrupt-check=true"]).await;
-    cluster.nodes[0].client().put("k", "right").await;
+    // A member of 3.5 that has no snapshot does not know whom to ask, and believes itself.
+    let flags = ["--experimental-initial-corrupt-check=true", "--snapshot-count=10"];
+    let mut cluster = Cluster::start(3, &flags).await;
+    for _ in 0..30 {
+        cluster.nodes[0].client().put("k", "right").await;
+    }
     cluster.agree().await;
     cluster.nodes[0].stop();
     cluster.nodes[0].start(true);

@@ -271,7 +271,11 @@ impl Cluster {
 
     /// Makes room for a member that is to join; it is not started.
     pub fn prepare(&mut self, flags: &[&str]) -> usize {
-        self.push(Place::default(), "existing", flags);
+        let place = Place {
+            etcd: self.nodes.first().and_then(|node| node.place.etcd.clone()),
+            ..Place::default()
+        };
+        self.push(place, "existing", flags);
         self.nodes.len() - 1
     }
 

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use tonic::{Request, Status, Streaming};
 
-use super::{Side, timed};
+use super::{Side, in_time};
 use crate::{
     rig::Node,
     support::{
@@ -79,9 +79,10 @@ impl Side {
     }
 
     async fn ask_all(&mut self, questions: Vec<Question>, state: &str) {
+        let tells_time = self.tells_time;
         let asked: Vec<_> = questions
             .into_iter()
-            .map(|(what, answer)| (what, tokio::spawn(timed(answer))))
+            .map(|(what, answer)| (what, tokio::spawn(in_time(answer, tells_time))))
             .collect();
         for (what, answer) in asked {
             let said = answer.await.expect("questions do not panic");
@@ -101,7 +102,7 @@ impl Side {
                 let page = tokio::task::spawn_blocking(move || http(&endpoint, "GET", path));
                 (
                     path,
-                    tokio::spawn(timed(async move { Ok(in_words(&page.await.expect("a page"))) })),
+                    tokio::spawn(async move { in_words(&page.await.expect("a page")) }),
                 )
             })
             .collect();
@@ -120,8 +121,8 @@ fn in_words(page: &HttpAnswer) -> String {
     format!("{} {kind} {lines:?}", page.status)
 }
 
-/// Leases and members that nobody has.
-const NOBODY: i64 = 77;
+/// A lease and a member that nobody has.
+pub const NOBODY: i64 = 77;
 
 /// One question of every kind; none of them changes what another one is told.
 fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
@@ -199,13 +200,11 @@ fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
         action: AlarmAction::Get.into(),
         ..Default::default()
     };
-    let raised = async |answer: AlarmResponse| Ok(format!("{:?}", answer.alarms));
     ask!("alarms", maintenance.alarm(alarms), raised);
     ask!("hash", maintenance.hash(HashRequest {}), fine);
     ask!("hash of keys", maintenance.hash_kv(HashKvRequest { revision: 0 }), fine);
     let future = HashKvRequest { revision: 1 << 40 };
     ask!("hash of keys in the future", maintenance.hash_kv(future), fine);
-    ask!("defragment", maintenance.defragment(DefragmentRequest {}), fine);
     let piece = async |answers| first::<SnapshotResponse>(answers).await.map(|_| "a piece".to_owned());
     ask!("snapshot", maintenance.snapshot(SnapshotRequest {}), piece);
     let downgrade = DowngradeRequest {
@@ -223,7 +222,8 @@ fn questions(node: &Node, demands_leader: bool) -> Vec<Question> {
     questions
 }
 
-/// Changes of members that are all refused. An etcd never answers one that comes while another is under way.
+/// What is asked one after the other: changes of members that are all refused, of which an etcd may drop one that comes
+/// while another is under way.
 fn changes(node: &Node) -> Vec<Question> {
     let (client, taken, id) = (node.client(), node.peer_url(), NOBODY as u64);
     let mut questions = Vec::new();
@@ -232,6 +232,14 @@ fn changes(node: &Node) -> Vec<Question> {
             questions.push(question!($what, client.cluster.$method($message), false, fine))
         };
     }
+    // It holds up everything else of an etcd, so it comes alone, too.
+    let defragment = DefragmentRequest {};
+    questions.push(question!(
+        "defragment",
+        client.maintenance.defragment(defragment),
+        false,
+        fine
+    ));
     let add = |url: &str, is_learner| MemberAddRequest {
         peer_ur_ls: vec![url.to_owned()],
         is_learner,
@@ -295,8 +303,19 @@ async fn members(answer: MemberListResponse) -> Result<String, Status> {
     ))
 }
 
-async fn status(answer: StatusResponse) -> Result<String, Status> {
+/// In the order of the members: that of an etcd is one of chance.
+async fn raised(mut answer: AlarmResponse) -> Result<String, Status> {
+    answer
+        .alarms
+        .sort_by_key(|alarm| (alarm.alarm, alarm.member_id == NOBODY as u64));
+    Ok(format!("{:?}", answer.alarms))
+}
+
+async fn status(mut answer: StatusResponse) -> Result<String, Status> {
     let header = answer.header.unwrap_or_default();
+    answer
+        .errors
+        .sort_by_key(|text| (text.contains("CORRUPT"), text.contains(&format!(":{NOBODY} "))));
     Ok(format!(
         "leader {}, learner: {}, errors {:?}, term above 0: {}, terms are equal: {}, indexes: {}, {}",
         answer.leader,
