@@ -63,6 +63,10 @@ const PEER_TAG: u32 = 2;
 /// Messages a mailbox takes before its senders hear that it is full.
 const MAILBOX_CAPACITY: usize = 1 << 17;
 
+/// The fewest executors that are started without being asked for: where points may hold the core up, the shards answer
+/// beside it, as etcd's other goroutines do.
+const CORES_MIN: usize = if cfg!(feature = "failpoints") { 2 } else { 1 };
+
 /// Exit code of a start that failed.
 const EXIT_START: u8 = 1;
 
@@ -140,7 +144,7 @@ pub fn serve(config: Config) -> ExitCode {
 
 fn run(config: Config) -> Result<(), StartError> {
     let cores = config.cores.map_or_else(
-        || placement::default_cores(placement::read_grants()),
+        || placement::default_cores(placement::read_grants()).max(CORES_MIN),
         |cores| cores as usize,
     );
     probe::check(cores)?;

@@ -53,6 +53,7 @@ const ALONE: &[&str] = &[
     "raftBeforeAdvance",
     "raftBeforeLeaderSend",
     "raftBeforeSave",
+    "raftBeforeSaveWaitWalSync",
     "walAfterSync",
     "walBeforeSync",
     // Last, since it leaves a learner that never comes.
@@ -62,9 +63,11 @@ const ALONE: &[&str] = &[
 /// Reached on a follower that takes a snapshot over.
 const SNAPSHOT: &[&str] = &[
     "raftBeforeSaveSnap",
+    "raftBeforeWALSaveSnaphot",
     "raftAfterSaveSnap",
     "raftBeforeApplySnap",
     "applyBeforeOpenSnapshot",
+    "applyAfterOpenSnapshot",
     "raftAfterApplySnap",
     "raftAfterWALRelease",
 ];

@@ -357,12 +357,18 @@ impl Engine {
                 self.dirty = true;
             }
             let marker = ready.snapshot.map(|snapshot| snapshot.metadata);
+            // As in etcd at every Ready, one of heartbeats only included: an idle leader reaches it, too.
+            failpoint!("raftBeforeSave");
+            #[cfg(feature = "failpoints")]
+            if self.member.members.voters().count() == 1 {
+                failpoint!("raftBeforeSaveWaitWalSync");
+            }
             if !ready.entries.is_empty() || ready.hard_state.is_some() || marker.is_some() {
                 self.unsettled_since_ns = Some(now_ns);
                 if marker.is_some() {
                     failpoint!("raftBeforeSaveSnap");
+                    failpoint!("raftBeforeWALSaveSnaphot");
                 }
-                failpoint!("raftBeforeSave");
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
                 if let Some(persist) = ready.token {
                     self.appends.push_back((token, persist, Some(now_ns)));

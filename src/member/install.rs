@@ -214,6 +214,7 @@ impl Engine {
         let tree = Tree::open(disk, options)?;
         let reading = Reading::begin(&tree, metadata, self.member.options.min_lease_ttl_seconds())?;
         self.committer.replace_tree(tree).close(disk)?;
+        failpoint!("applyAfterOpenSnapshot");
         Ok(reading)
     }
 
