@@ -39,6 +39,7 @@ pub const NAMES: &[&str] = &[
     "beforeWritebackBuf",
     "commitAfterPreCommitHook",
     "commitBeforePreCommitHook",
+    "compactAfterAcquiredBatchTxLock",
     "compactAfterCommitBatch",
     "compactAfterCommitScheduledCompact",
     "compactAfterSetFinishedCompact",

@@ -21,13 +21,16 @@ mod error;
 mod event;
 mod forward;
 mod hash_cache;
+mod inflight;
 mod install;
+mod leadership;
 mod lessor;
 mod membership;
 mod reconfigure;
 mod refill;
 mod renewals;
 mod roster;
+mod rows;
 mod stall;
 mod time_outs;
 mod transfer;
@@ -57,13 +60,14 @@ pub use engine::{Engine, Outputs};
 pub use error::Refusal;
 pub use event::{Deleted, Event, OpOutcome, Outcome, Reply, Request, RequestId, Rev, ShardIndex, TxnOutcome};
 pub use hash_cache::{Cached, HashCache};
-pub use install::INCOMING;
+pub use install::{INCOMING, Outgrown};
 pub use lessor::{LeaseInfo, MAX_TTL_SECONDS};
 pub use membership::{MemberInfo, Membership};
 pub use reconfigure::MemberChange;
 pub use refill::DAMAGED;
 pub use roster::{ROSTER, Roster};
 pub use transfer::{Inbound, Outbound, Step, TransferError};
+pub use txn::WriteCounts;
 pub use view::{Defrag, Published, View};
 
 use crate::metrics::CoreMetrics;
@@ -163,6 +167,7 @@ pub struct Member {
     hashes: HashCache,
     was_leader: bool,
     published_leader: u64,
+    leaderless: leadership::Leaderless,
     metrics: Arc<CoreMetrics>,
 }
 
@@ -186,7 +191,7 @@ impl Member {
                 id,
                 entry_kinds,
                 etcd_version,
-            } => self.abilities.note(id, entry_kinds, &etcd_version),
+            } => self.abilities.note(&self.members, id, entry_kinds, &etcd_version),
             Event::Gone(id) => self.raft.report_gone(id),
             Event::Unreachable(id) => self.raft.report_unreachable(id),
             Event::SnapshotSent { to, ok } => self.raft.report_snapshot(to, ok),
@@ -361,6 +366,7 @@ impl Member {
             self.next_tick_ns += interval;
             self.raft.tick();
         }
+        self.log_leaderless();
         self.time_out();
         self.pump_renewals();
         self.pump_forwards();
@@ -402,12 +408,8 @@ impl Member {
         if state.leader_id != self.published_leader {
             if state.leader_id != 0 {
                 self.metrics.leader_changes.add(1);
-                tracing::info!(
-                    leader = format!("{:x}", state.leader_id),
-                    term = self.raft.term(),
-                    "leader elected"
-                );
             }
+            self.log_leader(state.leader_id, self.published_leader);
             self.published_leader = state.leader_id;
             // What was asked of the former leader is asked of the new one.
             self.ask_rounds_again = true;
@@ -481,7 +483,6 @@ impl Member {
         let metrics = &self.metrics;
         metrics.committed.set(self.raft.commit_index());
         metrics.applied.set(self.applied.index);
-        metrics.pending.set(self.proposals.len() as u64);
         metrics.has_leader.set(u64::from(self.published_leader != 0));
         metrics.is_leader.set(u64::from(self.was_leader));
         metrics.current_revision.set(self.store.revision() as u64);

@@ -3,11 +3,13 @@
 //! Each executor writes its own [`ShardMetrics`] or [`CoreMetrics`] with relaxed atomics that nobody else writes, so
 //! counting costs no contention; a scrape adds them up.
 
+mod clients;
 mod peers;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use clients::ClientTable;
 pub use peers::{PeerMetrics, PeerTable, SnapshotMetrics};
 pub use text::Exposition;
 
@@ -37,20 +39,31 @@ impl Counter {
 pub struct Histogram<const N: usize> {
     /// Upper bound of the first bucket. Units: nanoseconds.
     first_ns: u64,
+    /// What it is shown in: a second or a millisecond. Units: nanoseconds.
+    unit_ns: f64,
     counts: [Counter; N],
     over: Counter,
     sum_ns: Counter,
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Buckets `first_ns, 2 first_ns, ...`.
+    /// Buckets `first_ns, 2 first_ns, ...`, shown in seconds.
     pub fn new(first_ns: u64) -> Self {
         let counts = std::array::from_fn(|_| Counter::default());
         Histogram {
             first_ns,
+            unit_ns: 1e9,
             counts,
             over: Counter::default(),
             sum_ns: Counter::default(),
+        }
+    }
+
+    /// The same, shown in milliseconds.
+    pub fn in_milliseconds(first_ns: u64) -> Self {
+        Histogram {
+            unit_ns: 1e6,
+            ..Histogram::new(first_ns)
         }
     }
 
@@ -65,14 +78,14 @@ impl<const N: usize> Histogram<N> {
         self.counts.get(bucket).unwrap_or(&self.over).add(1);
     }
 
-    /// (upper bound in seconds, cumulative count) of every bucket.
+    /// (upper bound, cumulative count) of every bucket.
     pub fn cumulative(&self) -> Vec<(f64, u64)> {
         let mut total = 0;
         let mut bound_ns = self.first_ns as f64;
         let mut rows = Vec::with_capacity(N);
         for count in &self.counts {
             total += count.get();
-            rows.push((bound_ns / 1e9, total));
+            rows.push((bound_ns / self.unit_ns, total));
             bound_ns *= 2.0;
         }
         rows
@@ -83,9 +96,9 @@ impl<const N: usize> Histogram<N> {
         self.counts.iter().map(Counter::get).sum::<u64>() + self.over.get()
     }
 
-    /// Their sum, in seconds.
-    pub fn sum_seconds(&self) -> f64 {
-        self.sum_ns.get() as f64 / 1e9
+    /// Their sum.
+    pub fn sum(&self) -> f64 {
+        self.sum_ns.get() as f64 / self.unit_ns
     }
 }
 
@@ -96,11 +109,18 @@ pub struct CoreMetrics {
     pub wal_fsync: Histogram<14>,
     pub wal_write_bytes: Counter,
     pub backend_commit: Histogram<14>,
+    /// The part of a commit that writes pages.
+    pub commit_write: Histogram<14>,
+    pub defrag: Histogram<13>,
+    /// Turns that applied something.
     pub apply: Histogram<20>,
     pub slow_applies: Counter,
     pub puts: Counter,
     pub deletes: Counter,
+    /// With more than one operation.
     pub txns: Counter,
+    /// In transactions that write; the others are counted by the shards.
+    pub ranges: Counter,
     pub put_bytes: Counter,
     pub keys: Counter,
     pub committed: Counter,
@@ -114,6 +134,9 @@ pub struct CoreMetrics {
     pub current_revision: Counter,
     pub compact_revision: Counter,
     pub compaction_keys: Counter,
+    pub compaction_total: Histogram<14>,
+    /// When one ended last, on the monotonic clock; 0: never. Units: nanoseconds.
+    pub compaction_last_ns: Counter,
     pub db_size: Counter,
     pub db_in_use: Counter,
     pub leases_granted: Counter,
@@ -144,11 +167,14 @@ impl Default for CoreMetrics {
             wal_fsync: Histogram::new(MS),
             wal_write_bytes: Counter::default(),
             backend_commit: Histogram::new(MS),
+            commit_write: Histogram::new(MS),
+            defrag: Histogram::new(100 * MS),
             apply: Histogram::new(MS / 10),
             slow_applies: Counter::default(),
             puts: Counter::default(),
             deletes: Counter::default(),
             txns: Counter::default(),
+            ranges: Counter::default(),
             put_bytes: Counter::default(),
             keys: Counter::default(),
             committed: Counter::default(),
@@ -162,6 +188,8 @@ impl Default for CoreMetrics {
             current_revision: Counter::default(),
             compact_revision: Counter::default(),
             compaction_keys: Counter::default(),
+            compaction_total: Histogram::in_milliseconds(100 * MS),
+            compaction_last_ns: Counter::default(),
             db_size: Counter::default(),
             db_in_use: Counter::default(),
             leases_granted: Counter::default(),
@@ -181,6 +209,19 @@ impl Default for CoreMetrics {
             promotions_of_voters: Counter::default(),
             promotions_of_strangers: Counter::default(),
             peers: PeerTable::default(),
+        }
+    }
+}
+
+impl CoreMetrics {
+    /// Counts the operations of one transaction that wrote, or would have.
+    pub fn wrote(&self, counts: crate::member::WriteCounts) {
+        self.ranges.add(counts.ranges);
+        self.puts.add(counts.puts);
+        self.put_bytes.add(counts.put_bytes);
+        self.deletes.add(counts.deletes);
+        if counts.ranges + counts.puts + counts.deletes > 1 {
+            self.txns.add(1);
         }
     }
 }
@@ -265,8 +306,9 @@ pub struct ShardMetrics {
     pub snapshot: Histogram<17>,
     pub hash: Histogram<15>,
     pub hash_rev: Histogram<15>,
-    pub client_unary: Counter,
-    pub client_stream: Counter,
+    /// Calls by the version their clients tell.
+    pub clients: ClientTable,
+    pub scrapes: Counter,
     /// Watch and keepalive streams ended by what their client sent.
     pub watch_receive_failures: Counter,
     pub keep_alive_receive_failures: Counter,
@@ -292,8 +334,8 @@ impl ShardMetrics {
             snapshot: Histogram::new(10_000_000),
             hash: Histogram::new(10_000_000),
             hash_rev: Histogram::new(10_000_000),
-            client_unary: Counter::default(),
-            client_stream: Counter::default(),
+            clients: ClientTable::default(),
+            scrapes: Counter::default(),
             watch_receive_failures: Counter::default(),
             keep_alive_receive_failures: Counter::default(),
         }

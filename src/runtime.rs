@@ -23,6 +23,7 @@ mod peer_http;
 mod peers;
 mod quiet;
 mod roster;
+mod service_manager;
 mod shard_loop;
 
 use std::{
@@ -62,10 +63,6 @@ const PEER_TAG: u32 = 2;
 
 /// Messages a mailbox takes before its senders hear that it is full.
 const MAILBOX_CAPACITY: usize = 1 << 17;
-
-/// The fewest executors that are started without being asked for: where points may hold the core up, the shards answer
-/// beside it, as etcd's other goroutines do.
-const CORES_MIN: usize = if cfg!(feature = "failpoints") { 2 } else { 1 };
 
 /// Exit code of a start that failed.
 const EXIT_START: u8 = 1;
@@ -144,7 +141,7 @@ pub fn serve(config: Config) -> ExitCode {
 
 fn run(config: Config) -> Result<(), StartError> {
     let cores = config.cores.map_or_else(
-        || placement::default_cores(placement::read_grants()).max(CORES_MIN),
+        || placement::default_cores(placement::read_grants()),
         |cores| cores as usize,
     );
     probe::check(cores)?;
@@ -196,6 +193,7 @@ fn run(config: Config) -> Result<(), StartError> {
         tracing::info!(address = %url, "ready to serve client requests");
     }
     eprintln_ready(&shared.config);
+    service_manager::tell_ready(std::env::var_os(service_manager::SOCKET_VARIABLE));
     while !shared.stop.load(Ordering::SeqCst) {
         std::thread::park_timeout(std::time::Duration::from_millis(50));
     }

@@ -23,6 +23,7 @@ mod stories {
     mod peer_port;
     #[allow(dead_code)] // other stories need the rest
     pub mod rig;
+    mod side_by_side;
     mod snapshots;
     mod static_members;
     mod succession;

@@ -41,6 +41,7 @@ const ALONE: &[&str] = &[
     "beforeWritebackBuf",
     "commitAfterPreCommitHook",
     "commitBeforePreCommitHook",
+    "compactAfterAcquiredBatchTxLock",
     "compactAfterCommitBatch",
     "compactAfterCommitScheduledCompact",
     "compactAfterSetFinishedCompact",

@@ -30,7 +30,7 @@ pub use intake::Intake;
 pub use listen::{Accepted, Acceptor, ListenError, Listener};
 pub use peer::{Guest, peer_door};
 pub use shard::{Application, ConnId, ConnInfo, Shard, ShardLimits};
-pub use stream::{Stream, connect};
+pub use stream::{Ender, Stream, connect};
 pub use within::within;
 
 pub use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};

@@ -24,6 +24,8 @@ use writes::Writes;
 
 pub(crate) struct Log {
     entries: VecDeque<Entry>,
+    /// Payload of all of them.
+    bytes: u64,
     base_index: u64,
     base_term: u64,
     committed: u64,
@@ -49,6 +51,7 @@ impl Log {
     pub(crate) fn new(base: (u64, u64), entries: Vec<Entry>, committed: u64, applied: u64) -> Log {
         let last = base.0 + entries.len() as u64;
         let log = Log {
+            bytes: entries.iter().map(payload_bytes).sum(),
             entries: entries.into(),
             base_index: base.0,
             base_term: base.1,
@@ -83,7 +86,7 @@ impl Log {
         let held = index.min(self.last_index()).saturating_sub(self.base_index);
         let (mut start, mut bytes) = (self.base_index + held + 1, 0);
         for entry in self.entries.range(..held as usize).rev() {
-            bytes += entry.data.len() as u64;
+            bytes += payload_bytes(entry);
             let kept = self.base_index + held + 1 - start;
             if kept > 0 && (kept >= entries_max || bytes > bytes_max) {
                 break;
@@ -91,6 +94,11 @@ impl Log {
             start = entry.index;
         }
         start
+    }
+
+    /// Payload of all entries. Units: bytes.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn last_term(&self) -> u64 {
@@ -166,6 +174,7 @@ impl Log {
         for entry in entries {
             assert_eq!(entry.index, self.last_index() + 1, "entries are appended without gaps");
             assert!(entry.term >= self.last_term(), "terms never go down along the log");
+            self.bytes += payload_bytes(&entry);
             self.entries.push_back(entry);
         }
     }
@@ -232,7 +241,8 @@ impl Log {
         let term = self
             .term(index)
             .expect("the caller has checked that the log holds the entry");
-        self.entries.drain(..(index - self.base_index) as usize);
+        let dropped = self.entries.drain(..(index - self.base_index) as usize);
+        self.bytes -= dropped.map(|entry| payload_bytes(&entry)).sum::<u64>();
         (self.base_index, self.base_term) = (index, term);
         self.assert_order();
     }
@@ -244,6 +254,7 @@ impl Log {
         self.stable = self.stable.min(self.committed);
         self.writes.replaced_after(0);
         self.entries.clear();
+        self.bytes = 0;
         (self.base_index, self.base_term) = (index, term);
         self.committed = index;
         self.written = index;
@@ -374,7 +385,8 @@ impl Log {
             "entry {index} is committed (up to {} are) and never replaced",
             self.committed
         );
-        self.entries.truncate((index - self.base_index - 1) as usize);
+        let replaced = self.entries.drain((index - self.base_index - 1) as usize..);
+        self.bytes -= replaced.map(|entry| payload_bytes(&entry)).sum::<u64>();
         self.stable = self.stable.min(index - 1);
         self.written = self.written.min(index - 1);
         self.writes.replaced_after(index - 1);
@@ -401,6 +413,10 @@ impl Log {
             );
         }
     }
+}
+
+fn payload_bytes(entry: &Entry) -> u64 {
+    entry.data.len() as u64
 }
 
 #[cfg(test)]

@@ -437,6 +437,11 @@ impl RawNode {
         self.log.first_index()
     }
 
+    /// Payload of all entries that the log holds. Units: bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.payload_bytes()
+    }
+
     /// Index of the first of the newest entries up to `index` that number at most `entries_max` and take at most
     /// `bytes_max`; one always counts. What lies before it may be compacted without leaving followers less than that.
     ///

@@ -44,6 +44,8 @@ pub(super) enum Pending {
     LeaseInfo { key: CallKey, lease: i64 },
     /// Any request whose outcome alone makes the answer.
     Plain { key: CallKey },
+    /// A request that came over HTTP.
+    Told(super::peer_http::Told),
     /// A NOSPACE alarm raised because a request came to the quota; nobody waits.
     Alarm,
 }
@@ -59,7 +61,7 @@ impl Pending {
             | Pending::Compacted { key }
             | Pending::LeaseInfo { key, .. }
             | Pending::Plain { key } => Some(*key),
-            Pending::Round(_) | Pending::KeepAlive { .. } | Pending::Alarm => None,
+            Pending::Round(_) | Pending::KeepAlive { .. } | Pending::Told(_) | Pending::Alarm => None,
         }
     }
 }
@@ -188,6 +190,7 @@ impl Api {
                 }
             }
             Pending::KeepAlive { key, .. } => self.fail(key, failure, wires),
+            Pending::Told(told) => told.give(Err(failure)),
             other => {
                 if let Some(key) = other.call() {
                     self.fail(key, failure, wires);
@@ -256,6 +259,7 @@ impl Api {
                 self.reply_to(key, &answer, wires);
             }
             (Pending::Plain { key }, outcome) => self.plain(view, key, outcome, wires),
+            (Pending::Told(told), outcome) => told.give(Ok(outcome)),
             (Pending::Alarm, _) => {}
             (pending, outcome) => unreachable!("the core answers in kind: {pending:?} got {outcome:?}"),
         }

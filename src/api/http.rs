@@ -2,6 +2,7 @@
 //!
 //! Source: http table.
 
+use bytes::Bytes;
 use net::{
     grpc::{HttpHead, ServerConn},
     io::{HeaderMap, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod, StatusCode, header},
@@ -22,7 +23,7 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) struct Page {
     pub status: u16,
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Bytes,
 }
 
 /// What a path asks for.
@@ -33,7 +34,7 @@ enum Route {
 }
 
 impl Page {
-    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<String>) -> Page {
+    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Page {
         Page {
             status,
             content_type,
@@ -62,7 +63,7 @@ impl Api {
         if request.conn.tag == self.setup.peer_tag {
             return self.peer_http(&request);
         }
-        let get = request.method == HttpMethod::GET || request.method == HttpMethod::HEAD;
+        let get = request.method == HttpMethod::GET;
         let (path, query) = (
             request.uri.path().to_owned(),
             request.uri.query().unwrap_or("").to_owned(),
@@ -82,7 +83,7 @@ impl Api {
     /// Answers a plain request over HTTP/2. Checks are made from the view alone there.
     pub(super) fn on_http2(&mut self, key: CallKey, head: &HttpHead, wire: &mut ServerConn) {
         let (path, query) = head.path().split_once('?').unwrap_or((head.path(), ""));
-        let get = head.method() == "GET" || head.method() == "HEAD";
+        let get = head.method() == "GET";
         let (path, query) = (path.to_owned(), query.to_owned());
         let page = match self.route(get, &path, &query, false) {
             Route::Page(page) => page,
@@ -95,12 +96,7 @@ impl Api {
                 })
             }
         };
-        wire.respond_http(
-            key.1,
-            page.status,
-            &[("content-type", page.content_type)],
-            page.body.as_bytes(),
-        );
+        wire.respond_http(key.1, page.status, &[("content-type", page.content_type)], &page.body);
     }
 
     pub(super) fn version_page(&mut self) -> Page {
@@ -116,14 +112,15 @@ impl Api {
     }
 
     fn route(&mut self, get: bool, path: &str, query: &str, metrics_only: bool) -> Route {
-        let page = |status, body: &str| Route::Page(Page::new(status, TEXT, body));
+        let page = |status, body: &'static str| Route::Page(Page::new(status, TEXT, body));
         let known = matches!(path, "/health" | "/metrics" | "/version" | "/livez" | "/readyz")
             || path.starts_with("/livez/")
             || path.starts_with("/readyz/");
         if !known || (metrics_only && path == "/version") {
             return Route::Page(Page::not_found());
         }
-        if !get {
+        // Prometheus's handler takes any method.
+        if !get && path != "/metrics" {
             return page(405, "Method Not Allowed\n");
         }
         match path {

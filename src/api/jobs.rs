@@ -394,6 +394,7 @@ impl Api {
             return Ok(Slice::Done);
         };
         wire.begin_message(key.1, total);
+        self.setup.metrics.bytes_sent.add(u64::from(total));
         wire.write_piece(key.1, &head);
         if count_only {
             wire.write_piece(key.1, &tail);
@@ -465,6 +466,7 @@ impl Api {
         }
         answer::put_tail(more && !request.count_only, job.count, &mut out);
         wire.begin_message(key.1, out.len() as u32);
+        self.setup.metrics.bytes_sent.add(out.len() as u64);
         wire.write_piece(key.1, &out);
         self.finish_range(key, wire);
         Ok(Slice::Done)
@@ -476,6 +478,10 @@ impl Api {
 
     fn finish_range(&mut self, key: CallKey, wire: &mut ServerConn) {
         wire.finish(key.1, &Status::ok());
+        if let Some(call) = self.conns.get(&key.0).and_then(|calls| calls.get(&key.1)) {
+            let took_ns = (self.setup.clock)().saturating_sub(call.started_ns);
+            self.setup.metrics.range_duration.observe_ns(took_ns);
+        }
         self.replied(key);
     }
 
@@ -505,6 +511,7 @@ impl Api {
             answer::put_header(&header, &mut chunk);
         }
         let len = 1 + encoded_len_varint(chunk.len() as u64) + chunk.len();
+        self.setup.metrics.bytes_sent.add(len as u64);
         wire.send_message(key.1, len, |out| {
             encode_key(1, WireType::LengthDelimited, out);
             encode_varint(chunk.len() as u64, out);
@@ -624,6 +631,7 @@ impl Api {
             blob,
             version,
         };
+        self.setup.metrics.bytes_sent.add(message.encoded_len() as u64);
         wire.send_message(key.1, message.encoded_len(), |out| {
             message.encode(out).expect("a BytesMut grows")
         });

@@ -123,9 +123,16 @@ impl Api {
             self.start_job(Job::range(key, request.clone(), view, &self.setup.pins));
             return Ok(());
         }
+        // A small one is in the first bucket, and not worth looking at the clock for.
+        self.setup.metrics.range_duration.observe_ns(0);
         let cursor = view.store.range(&query).map_err(failed)?;
-        let mut result = Ok(());
-        wire.reply(key.1, 512, |out| result = answer::range(cursor, request, &header, out));
+        let (mut result, mut sent) = (Ok(()), 0);
+        wire.reply(key.1, 512, |out| {
+            let before = out.len();
+            result = answer::range(cursor, request, &header, out);
+            sent = out.len() - before;
+        });
+        self.setup.metrics.bytes_sent.add(sent as u64);
         result.map_err(failed)?;
         self.replied(key);
         Ok(())
@@ -400,6 +407,7 @@ impl Sink<CallKey> for HubSink<'_> {
     fn send(&mut self, call: CallKey, response: &[u8]) {
         storage::failpoint!("beforeSendWatchResponse");
         self.1.methods[super::Method::Watch.index()].sent.add(1);
+        self.1.bytes_sent.add(response.len() as u64);
         self.0.with(call.0, &mut |wire| {
             wire.send_message(call.1, response.len(), |out| out.put_slice(response))
         });

@@ -73,6 +73,7 @@ impl Api {
             ttl,
         };
         self.setup.metrics.methods[Method::LeaseKeepAlive.index()].sent.add(1);
+        self.setup.metrics.bytes_sent.add(answer.encoded_len() as u64);
         wires.with(key.0, &mut |wire| {
             let write = |out: &mut bytes::BytesMut| answer.encode(out).expect("a BytesMut grows");
             wire.send_message(key.1, answer.encoded_len(), write);

@@ -191,6 +191,7 @@ impl Api {
     fn send_health(&mut self, key: CallKey, status: ServingStatus, wire: &mut ServerConn) {
         let answer = HealthCheckResponse { status: status as i32 };
         let write = |out: &mut BytesMut| answer.encode(out).expect("a BytesMut grows");
+        self.setup.metrics.bytes_sent.add(answer.encoded_len() as u64);
         wire.send_message(key.1, answer.encoded_len(), write);
         self.setup.metrics.methods[Method::HealthWatch.index()].sent.add(1);
     }

@@ -1,8 +1,10 @@
 //! `/metrics`.
 
+mod absent;
 mod cluster;
+mod process;
 
-use std::fs;
+use std::collections::BTreeMap;
 
 use net::grpc::Code;
 
@@ -30,11 +32,28 @@ impl Api {
         self.server(&mut page);
         self.cluster_metrics(&mut page);
         self.store(&mut page);
-        self.absent(&mut page);
+        absent::families(&mut page);
         self.leases_and_watches(&mut page);
         self.grpc(&mut page);
-        process(&mut page);
+        self.scrapes(&mut page);
+        process::families(&mut page);
         page.finish()
+    }
+
+    /// Source: the handler of Prometheus's Go library counts itself.
+    fn scrapes(&self, page: &mut Exposition) {
+        page.gauge(
+            "promhttp_metric_handler_requests_in_flight",
+            "Current number of scrapes being served.",
+            1,
+        );
+        let name = "promhttp_metric_handler_requests_total";
+        page.family(name, "counter", "Total number of scrapes by HTTP status code.");
+        for (code, count) in [(200, self.sum(|shard| &shard.scrapes)), (500, 0), (503, 0)] {
+            page.sample(name, &format!("{{code=\"{code}\"}}"), count);
+        }
+        // Those before this one are done.
+        self.setup.metrics.scrapes.add(1);
     }
 
     fn sum(&self, of: impl Fn(&ShardMetrics) -> &Counter) -> u64 {
@@ -176,49 +195,18 @@ impl Api {
             "counter",
             "The total number of client requests per client version.",
         );
-        for (kind, count) in [
-            ("unary", self.sum(|s| &s.client_unary)),
-            ("stream", self.sum(|s| &s.client_stream)),
-        ] {
+        let mut calls = BTreeMap::new();
+        for shard in &self.setup.all_metrics {
+            shard.clients.add_to(&mut calls);
+        }
+        for ((version, is_stream), count) in calls {
+            let kind = if is_stream { "stream" } else { "unary" };
             page.sample(
                 "etcd_server_client_requests_total",
-                &format!("{{client_api_version=\"unknown\",type=\"{kind}\"}}"),
+                &format!("{{client_api_version=\"{version}\",type=\"{kind}\"}}"),
                 count,
             );
         }
-    }
-
-    /// Names that dashboards ask for, of things that do not happen here.
-    fn absent(&self, page: &mut Exposition) {
-        for (name, help) in [
-            ("etcd_debugging_store_expires_total", "Total number of expired keys."),
-            (
-                "etcd_debugging_store_watch_requests_total",
-                "Total number of incoming watch requests (new or reestablished).",
-            ),
-        ] {
-            page.counter(name, help, 0);
-        }
-        page.gauge(
-            "etcd_debugging_mvcc_pending_events_total",
-            "Total number of pending events to be sent.",
-            0,
-        );
-        page.gauge(
-            "etcd_debugging_store_watchers",
-            "Count of currently active watchers.",
-            0,
-        );
-        page.gauge(
-            "etcd_disk_defrag_inflight",
-            "Whether or not defrag is active on the member. 1 means active, 0 means not.",
-            u64::from(self.setup.slot.reader().get().defrag.running),
-        );
-        page.gauge(
-            "etcd_mvcc_db_open_read_transactions",
-            "The number of currently open read transactions",
-            0,
-        );
     }
 
     fn store(&self, page: &mut Exposition) {
@@ -234,9 +222,30 @@ impl Api {
             core.wal_write_bytes.get(),
         );
         page.histogram(
+            "etcd_disk_wal_write_duration_seconds",
+            // The write is the sync.
+            "The latency distributions of write called by WAL.",
+            &[&core.wal_fsync],
+        );
+        page.histogram(
             "etcd_disk_backend_commit_duration_seconds",
             "The latency distributions of commit called by backend.",
             &[&core.backend_commit],
+        );
+        page.histogram(
+            "etcd_debugging_disk_backend_commit_write_duration_seconds",
+            "The latency distributions of commit.write called by bboltdb backend.",
+            &[&core.commit_write],
+        );
+        page.histogram(
+            "etcd_disk_backend_defrag_duration_seconds",
+            "The latency distribution of backend defragmentation.",
+            &[&core.defrag],
+        );
+        page.gauge(
+            "etcd_disk_defrag_inflight",
+            "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            u64::from(self.setup.slot.reader().get().defrag.running),
         );
         page.histogram(
             "etcd_disk_backend_snapshot_duration_seconds",
@@ -281,7 +290,7 @@ impl Api {
         page.counter(
             "etcd_mvcc_range_total",
             "Total number of ranges seen by this member.",
-            self.sum(|shard| &shard.ranges),
+            self.sum(|shard| &shard.ranges) + core.ranges.get(),
         );
         page.gauge(
             "etcd_debugging_mvcc_keys_total",
@@ -302,6 +311,20 @@ impl Api {
             "etcd_debugging_mvcc_db_compaction_keys_total",
             "Total number of db keys compacted.",
             core.compaction_keys.get(),
+        );
+        page.histogram(
+            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+            "Bucketed histogram of db compaction total duration.",
+            &[&core.compaction_total],
+        );
+        let last = match core.compaction_last_ns.get() {
+            0 => 0,
+            ns => (self.setup.unix_ms + ns / 1_000_000) / 1000,
+        };
+        page.gauge(
+            "etcd_debugging_mvcc_db_compaction_last",
+            "The unix time of the last db compaction. Resets to 0 on start.",
+            last,
         );
         page.gauge(
             "etcd_debugging_mvcc_total_put_size_in_bytes",
@@ -440,49 +463,4 @@ impl Api {
             self.sum(|shard| &shard.bytes_sent),
         );
     }
-}
-
-/// What the process uses, from `/proc`.
-fn process(page: &mut Exposition) {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit_once(") ")
-        .map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
-    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    // USER_HZ is 100 on every Linux that Rust runs on.
-    page.counter(
-        "process_cpu_seconds_total",
-        "Total user and system CPU time spent in seconds.",
-        (number(11) + number(12)) as f64 / 100.0,
-    );
-    page.gauge(
-        "process_virtual_memory_bytes",
-        "Virtual memory size in bytes.",
-        number(20),
-    );
-    page.gauge(
-        "process_resident_memory_bytes",
-        "Resident memory size in bytes.",
-        number(21) * 4096,
-    );
-    let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let max = limits.lines().find(|line| line.starts_with("Max open files"));
-    let max = max
-        .and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok())
-        .unwrap_or(0);
-    page.gauge("process_open_fds", "Number of open file descriptors.", open);
-    page.gauge("process_max_fds", "Maximum number of open file descriptors.", max);
-    page.gauge("os_fd_used", "The number of used file descriptors.", open);
-    page.gauge("os_fd_limit", "The file descriptor limit.", max);
-    let uptime = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = uptime
-        .lines()
-        .find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok())
-        .unwrap_or(0);
-    page.gauge(
-        "process_start_time_seconds",
-        "Start time of the process since unix epoch in seconds.",
-        boot as f64 + number(19) as f64 / 100.0,
-    );
 }

@@ -1,6 +1,11 @@
-//! What other members and tools ask of the peer port over HTTP: version, members, hashes, downgrades.
+//! What other members and tools ask of the peer port over HTTP: version, members, hashes, downgrades, and in `leader`
+//! what etcd's members ask each other.
 //!
 //! Source: http table, peer rows.
+
+mod leader;
+
+use std::time::Duration;
 
 use net::io::{HeaderName, HeaderValue, Http1Answer, Http1Reply, Http1Request, Method as HttpMethod};
 use serde::{Deserialize, Serialize};
@@ -11,7 +16,12 @@ use super::{
     http::{Page, TEXT, answer},
     status::Failure,
 };
-use crate::member::corruption::Taken;
+use crate::{
+    logging,
+    member::{View, corruption::Taken},
+};
+
+pub(super) use leader::Told;
 
 /// What peers tell clusters apart by.
 const CLUSTER_ID_HEADER: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
@@ -77,6 +87,9 @@ impl From<HashKvAnswer> for Taken {
 impl Api {
     /// Answers a request on a peer URL.
     pub(super) fn peer_http(&mut self, request: &Http1Request) -> Http1Reply {
+        if let Some(reply) = self.peer_call(request) {
+            return reply;
+        }
         let path = request.uri.path();
         let known = matches!(
             path,
@@ -84,15 +97,16 @@ impl Api {
         );
         let page = match path {
             _ if !known => Page::not_found(),
-            _ if request.method != HttpMethod::GET => Page::new(405, TEXT, "Method Not Allowed\n"),
-            "/version" => self.version_page(),
-            "/raft/probing" => Page::new(200, TEXT, r#"{"OK":true}"#),
-            "/members" => {
-                let view = self.view();
-                let members: Vec<_> = view.members.members.values().collect();
-                let body = serde_json::to_string(&members).expect("members are plain data");
-                Page::new(200, "application/json", body + "\n")
+            _ if request.method != HttpMethod::GET && path != "/raft/probing" => {
+                Page::new(405, TEXT, "Method Not Allowed\n")
             }
+            "/version" => self.version_page(),
+            "/raft/probing" => {
+                let since_1970 = Duration::from_millis(self.setup.unix_ms) + Duration::from_nanos((self.setup.clock)());
+                let now = logging::line::timestamp(since_1970);
+                Page::new(200, TEXT, format!("{{\"OK\":true,\"Now\":\"{now}\"}}\n"))
+            }
+            "/members" => members_page(&self.view()),
             "/downgrade/enabled" => return self.downgrade_for_peer(),
             _ => return self.hash_kv_for_peer(request),
         };
@@ -142,6 +156,12 @@ impl Api {
         let cluster = format!("{:x}", self.setup.cluster_id);
         HeaderValue::from_str(&cluster).expect("hexadecimal digits are valid")
     }
+}
+
+fn members_page(view: &View) -> Page {
+    let members: Vec<_> = view.members.members.values().collect();
+    let body = serde_json::to_string(&members).expect("members are plain data");
+    Page::new(200, "application/json", body + "\n")
 }
 
 fn hash_page(result: Result<Taken, Failure>) -> Page {

@@ -37,6 +37,9 @@ use crate::{
     metrics::{CoreMetrics, ShardMetrics},
 };
 
+/// The metadata in which clients tell the version of the API they speak. Source: etcd
+/// `rpctypes.MetadataClientAPIVersionKey`.
+const CLIENT_VERSION: &str = "client-api-version";
 /// Looks without a leader after which streams that require one end. Source: etcd `maxNoLeaderCnt`.
 const LEADERLESS_MAX: u32 = 3;
 
@@ -364,12 +367,9 @@ impl Api {
         let metrics = &self.setup.metrics.methods[method.index()];
         metrics.started.add(1);
         let unary = method.info().flow == Flow::Unary;
-        let client = if unary {
-            &self.setup.metrics.client_unary
-        } else {
-            &self.setup.metrics.client_stream
-        };
-        client.add(1);
+        let version = head.metadata(CLIENT_VERSION).map(std::str::from_utf8);
+        let told = version.and_then(Result::ok);
+        self.setup.metrics.clients.called(told, !unary);
         let deadline = |timeout: Duration| self.now_ns.saturating_add(timeout.as_nanos() as u64);
         let call = Call {
             method,
@@ -386,7 +386,8 @@ impl Api {
             },
         };
         self.conns.entry(key.0).or_default().insert(key.1, call);
-        if let Some(failure) = self.refusal(method, head) {
+        let unreadable = matches!(version, Some(Err(_))).then_some(status::INVALID_CLIENT_API_VERSION);
+        if let Some(failure) = unreadable.or_else(|| self.refusal(method, head)) {
             self.fail_on(key, failure, wire);
         }
     }
@@ -412,6 +413,7 @@ impl Api {
         };
         let method = call.method;
         self.setup.metrics.methods[method.index()].received.add(1);
+        self.setup.metrics.bytes_received.add(message.len() as u64);
         match &mut call.state {
             CallState::AwaitsMessage => call.state = CallState::Waits(None),
             CallState::Watch => return self.on_watch(key, message, wire),
@@ -529,7 +531,9 @@ impl Api {
     /// Answers a unary call.
     pub(super) fn reply(&mut self, key: CallKey, message: &impl Message, wire: &mut ServerConn) {
         let write = |out: &mut BytesMut| message.encode(out).expect("a BytesMut grows");
-        wire.reply(key.1, message.encoded_len(), write);
+        let len = message.encoded_len();
+        self.setup.metrics.bytes_sent.add(len as u64);
+        wire.reply(key.1, len, write);
         self.replied(key);
     }
 

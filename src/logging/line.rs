@@ -132,7 +132,7 @@ fn last_two_components(path: &str) -> &str {
 }
 
 /// `2026-11-21T12:47:46.822283Z`.
-fn timestamp(since_1970: Duration) -> String {
+pub fn timestamp(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_date(days);

@@ -17,6 +17,9 @@ pub(super) const LEASE_REVOKE_BATCH: u64 = 0b10;
 /// The begin and the end of a downgrade.
 pub(super) const DOWNGRADE: u64 = 0b100;
 
+/// So many that are no members are remembered; whoever dials may call itself anything.
+const STRANGERS_MAX: usize = 64;
+
 /// What one member said.
 #[derive(Debug)]
 struct Said {
@@ -32,9 +35,12 @@ pub(super) struct Abilities {
 }
 
 impl Abilities {
-    /// A member said what it can do.
-    pub fn note(&mut self, id: u64, entry_kinds: u64, etcd_version: &str) {
+    /// A member said what it can do, or somebody who may become one.
+    pub fn note(&mut self, members: &Membership, id: u64, entry_kinds: u64, etcd_version: &str) {
         let version = major_minor(etcd_version);
+        if self.said.len() >= members.members.len() + STRANGERS_MAX {
+            self.said.retain(|id, _| members.members.contains_key(id));
+        }
         self.said.insert(id, Said { entry_kinds, version });
     }
 
@@ -109,14 +115,14 @@ mod tests {
     fn a_kind_is_proposed_once_every_member_is_known_to_apply_it() {
         let (three, mut abilities) = (members(&[1, 2, 3]), Abilities::default());
         assert!(abilities.all_apply(&members(&[1]), 1, LEASE_REVOKE_BATCH), "alone");
-        abilities.note(2, 0b111, "3.6.14");
+        abilities.note(&three, 2, 0b111, "3.6.14");
         assert!(
             !abilities.all_apply(&three, 1, LEASE_REVOKE_BATCH),
             "one has said nothing"
         );
-        abilities.note(3, 0b01, "3.6.14");
+        abilities.note(&three, 3, 0b01, "3.6.14");
         assert!(!abilities.all_apply(&three, 1, LEASE_REVOKE_BATCH), "one cannot");
-        abilities.note(3, 0b11, "3.6.14");
+        abilities.note(&three, 3, 0b11, "3.6.14");
         assert!(abilities.all_apply(&three, 1, LEASE_REVOKE_BATCH));
         assert!(
             !abilities.all_apply(&members(&[1, 2, 3, 4]), 1, LEASE_REVOKE_BATCH),
@@ -125,13 +131,24 @@ mod tests {
     }
 
     #[test]
+    fn strangers_are_forgotten_before_they_are_too_many_and_members_are_not() {
+        let (two, mut abilities) = (members(&[1, 2]), Abilities::default());
+        abilities.note(&two, 2, LEASE_REVOKE_BATCH, "3.6.14");
+        for id in 100..100_000 {
+            abilities.note(&two, id, 0, "3.6.14");
+            assert!(abilities.said.len() <= 2 + STRANGERS_MAX);
+        }
+        assert!(abilities.all_apply(&two, 1, LEASE_REVOKE_BATCH));
+    }
+
+    #[test]
     fn the_clusters_version_is_the_lowest_and_never_falls() {
         let (three, mut abilities) = (members(&[1, 2, 3]), Abilities::default());
-        abilities.note(2, 0, "3.5.30");
+        abilities.note(&three, 2, 0, "3.5.30");
         assert_eq!(abilities.lowest_version(&three, 1), None);
-        abilities.note(3, 0, "3.7.1");
+        abilities.note(&three, 3, 0, "3.7.1");
         assert_eq!(abilities.lowest_version(&three, 1).as_deref(), Some("3.5.0"));
-        abilities.note(2, 0, "nonsense");
+        abilities.note(&three, 2, 0, "nonsense");
         assert_eq!(abilities.lowest_version(&three, 1), None);
 
         let decide =

@@ -88,7 +88,6 @@ impl Member {
         }
         if let Some(txn) = request.txn {
             self.refuse_under_alarm(puts(&txn))?;
-            self.metrics.txns.add(1);
             return self.write(|writer| Ok(Outcome::Txn(writer.txn(&txn)?)));
         }
         if let Some(delete) = request.delete_range {
@@ -153,9 +152,7 @@ impl Member {
         let outcome = run(&mut writer);
         let counts = writer.counts;
         let ended = writer.end();
-        self.metrics.puts.add(counts.puts);
-        self.metrics.put_bytes.add(counts.put_bytes);
-        self.metrics.deletes.add(counts.deletes);
+        self.metrics.wrote(counts);
         Ok(match outcome? {
             Outcome::Put { prev, .. } => Outcome::Put { revision: ended, prev },
             other => other,
@@ -203,7 +200,9 @@ impl Member {
             let compacted = self.store.compact_revision();
             let mut writer = Writer::new(self.store.begin(), &mut self.lessor, compacted);
             writer.delete_keys(&keys);
+            let counts = writer.counts;
             revision = writer.end();
+            self.metrics.wrote(counts);
         }
         Ok(Outcome::LeaseRevoke { revision })
     }

@@ -4,20 +4,14 @@
 //! those kept for followers (DECISIONS 2). A log that is gone while the tree is there, or that does not reach the tree,
 //! is never papered over: the error says what to do.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use net::pb::{etcdserverpb::AlarmMember, leasepb};
-use prost::Message;
 use raft::{
     ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, RawNode, SnapshotMetadata, Start, mutant,
 };
 use storage::{
-    buckets::Bucket,
     io::{BLOCK_SIZE, Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf},
     mvcc::{AppliedState, Base, Store, StoreError},
     tree::{MetaUser, Tree, TreeError, TreeOptions},
@@ -25,16 +19,16 @@ use storage::{
 };
 
 use super::{
-    AutoCompaction, Engine, HashCache, Member, MemberInfo, Membership,
+    AutoCompaction, Engine, HashCache, Member, MemberInfo,
     abilities::major_minor,
     alone::stand_alone,
     auto_compaction::Compactor,
     commit::{CommitPolicy, Committer},
     engine::Compaction,
     lessor::Lessor,
-    membership::DowngradeRow,
     refill::{self, DAMAGED, Refill},
     roster::Roster,
+    rows::Rows,
 };
 use crate::{metrics::CoreMetrics, version};
 
@@ -339,7 +333,9 @@ impl Engine {
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
             defrags_begun: 0,
+            defrag_next: false,
             install: Default::default(),
+            inflight: Default::default(),
             stall: Default::default(),
             refill,
             roster_of: None,
@@ -378,7 +374,8 @@ fn read(disk: &mut dyn Disk, options: &MemberOptions, tree: Tree) -> Result<Whol
 
 /// What a member keeps in memory, from the rows of a tree.
 fn restore(options: &MemberOptions, base: Arc<dyn Base>, applied: &AppliedState) -> Result<(Rows, Store), BootError> {
-    let rows = Rows::read(&*base, options.min_lease_ttl_seconds())?;
+    let mut rows = Rows::begin(&*base, options.min_lease_ttl_seconds())?;
+    while !rows.leases(&*base, usize::MAX)? {}
     Ok((rows, Store::restore(base, applied.clone())?))
 }
 
@@ -600,61 +597,7 @@ fn resume(recovered: Recovered, applied: &AppliedState) -> Result<Start, BootErr
     })
 }
 
-/// What the member keeps in memory beside the store, read from the tree.
-pub(super) struct Rows {
-    lessor: Lessor,
-    alarms: BTreeSet<(u64, i32)>,
-    members: Membership,
-}
-
 impl Rows {
-    pub(super) fn read(base: &dyn Base, min_ttl_seconds: i64) -> Result<Rows, BootError> {
-        let mut lessor = Lessor::new(min_ttl_seconds);
-        each(base, Bucket::Lease, |_, value| {
-            let lease = leasepb::Lease::decode(value).map_err(|error| error.to_string())?;
-            lessor.restore(lease.id, lease.ttl, lease.remaining_ttl);
-            Ok(())
-        })?;
-        let mut alarms = BTreeSet::new();
-        each(base, Bucket::Alarm, |key, _| {
-            let alarm = AlarmMember::decode(key).map_err(|error| error.to_string())?;
-            alarms.insert((alarm.member_id, alarm.alarm));
-            Ok(())
-        })?;
-        let mut members = Membership::default();
-        each(base, Bucket::Members, |_, value| {
-            let member: MemberInfo = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-            members.members.insert(member.id, member);
-            Ok(())
-        })?;
-        each(base, Bucket::MembersRemoved, |key, _| {
-            let text = std::str::from_utf8(key).map_err(|error| error.to_string())?;
-            members
-                .removed
-                .insert(u64::from_str_radix(text, 16).map_err(|error| error.to_string())?);
-            Ok(())
-        })?;
-        let version = base.get(Bucket::Cluster, b"clusterVersion").map_err(StoreError::Base)?;
-        members.cluster_version = version.map(|version| String::from_utf8_lossy(version).into_owned());
-        if let Some(row) = base.get(Bucket::Cluster, b"downgrade").map_err(StoreError::Base)? {
-            let row: DowngradeRow = serde_json::from_slice(row).map_err(|error| BootError::Row {
-                bucket: Bucket::Cluster.name(),
-                why: error.to_string(),
-            })?;
-            members.downgrade_target = row.enabled.then_some(row.target);
-        }
-        Ok(Rows {
-            lessor,
-            alarms,
-            members,
-        })
-    }
-
-    /// Ties a key to its lease.
-    pub(super) fn attach(&mut self, key: &[u8], lease: i64) {
-        self.lessor.attach(lease, Bytes::copy_from_slice(key));
-    }
-
     fn into_member(
         self,
         options: MemberOptions,
@@ -668,6 +611,7 @@ impl Rows {
             mut lessor,
             alarms,
             members,
+            ..
         } = self;
         let (auto_compaction, options_seed) = (options.auto_compaction, options.seed);
         for (key, lease) in store.leased_keys() {
@@ -719,46 +663,34 @@ impl Rows {
             hashes: HashCache::default(),
             was_leader: false,
             published_leader: 0,
+            leaderless: Default::default(),
             metrics,
         }
     }
 }
 
 impl Member {
-    /// Goes on with the state of a snapshot, whose leases know their keys. What waits for entries within it times out.
-    pub(super) fn take_over(&mut self, rows: Rows, store: Store, applied: AppliedState) {
+    /// Goes on with the state of a snapshot, whose leases know their keys; what it had before. What waits for entries within
+    /// the snapshot times out.
+    pub(super) fn take_over(&mut self, rows: Rows, store: Store, applied: AppliedState) -> (Store, Lessor) {
         let Rows {
             lessor,
             alarms,
             members,
+            ..
         } = rows;
-        if !mutant::on("snapshot_without_leases") {
-            self.lessor = lessor;
-        }
+        let lessor = match mutant::on("snapshot_without_leases") {
+            true => lessor,
+            false => std::mem::replace(&mut self.lessor, lessor),
+        };
         self.alarms = Arc::new(alarms);
         self.removed |= members.removed.contains(&self.options.member_id);
         if !mutant::on("snapshot_without_members") {
             self.members = Arc::new(members);
         }
-        self.store = store;
         self.applied = applied;
         self.sealed.clear();
         self.compacted.clear();
+        (std::mem::replace(&mut self.store, store), lessor)
     }
-}
-
-/// Visits the rows of a bucket.
-fn each(
-    base: &dyn Base,
-    bucket: Bucket,
-    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
-) -> Result<(), BootError> {
-    let mut rows = base.scan(bucket, b"").map_err(StoreError::Base)?;
-    while let Some((key, value)) = rows.next().map_err(StoreError::Base)? {
-        visit(key, value).map_err(|why| BootError::Row {
-            bucket: bucket.name(),
-            why,
-        })?;
-    }
-    Ok(())
 }

@@ -47,6 +47,7 @@ enum State {
     Writing {
         batch: Option<CommitBatch>,
         since_ns: u64,
+        sealed_ns: u64,
     },
 }
 
@@ -60,6 +61,8 @@ pub enum Step {
         applied: MetaUser,
         /// How long it took.
         took_ns: u64,
+        /// How much of that was writing.
+        wrote_ns: u64,
     },
 }
 
@@ -189,7 +192,7 @@ impl Committer {
             let mut room = BYTES_PER_SLICE * pressure;
             for _ in 0..ROWS_PER_SLICE * pressure {
                 let Some(op) = ops.next() else {
-                    self.seal()?;
+                    self.seal(now_ns)?;
                     break;
                 };
                 let bucket = op.bucket.id();
@@ -267,6 +270,7 @@ impl Committer {
         self.state = State::Writing {
             batch: None,
             since_ns: now_ns,
+            sealed_ns: now_ns,
         };
         Ok(())
     }
@@ -297,7 +301,7 @@ impl Committer {
         self.hurry |= self.cut_next;
     }
 
-    fn seal(&mut self) -> Result<(), Fault> {
+    fn seal(&mut self, now_ns: u64) -> Result<(), Fault> {
         self.shrink()?;
         self.tree.seal();
         let State::Filling { batch, since_ns, .. } = std::mem::replace(&mut self.state, State::Idle) else {
@@ -309,6 +313,7 @@ impl Committer {
         self.state = State::Writing {
             batch: Some(batch),
             since_ns,
+            sealed_ns: now_ns,
         };
         Ok(())
     }
@@ -339,7 +344,12 @@ impl Committer {
         self.out_of_space = false;
         self.complained = false;
         self.working = false;
-        let State::Writing { batch, since_ns } = std::mem::replace(&mut self.state, State::Idle) else {
+        let State::Writing {
+            batch,
+            since_ns,
+            sealed_ns,
+        } = std::mem::replace(&mut self.state, State::Idle)
+        else {
             unreachable!("writing ends once");
         };
         failpoint!("afterCommit");
@@ -357,6 +367,7 @@ impl Committer {
         Ok(Step::Done {
             applied,
             took_ns: now_ns.saturating_sub(since_ns),
+            wrote_ns: now_ns.saturating_sub(sealed_ns),
         })
     }
 }

@@ -24,6 +24,7 @@ use storage::{
 use super::{
     Event, Fault, Member, Outcome, Published, Refusal, Reply, Request, RequestId, ShardIndex, View,
     commit::{Committer, Step},
+    inflight,
     view::Defrag,
 };
 
@@ -72,6 +73,10 @@ pub struct Outputs {
     pub snapshot_done: bool,
     /// All state was replaced by a snapshot: events were skipped.
     pub installed: bool,
+    /// Entries applied in this turn.
+    pub applied: usize,
+    /// The state that was replaced so, with the last view of it.
+    pub outgrown: Option<super::Outgrown>,
     /// This member was removed from the cluster: it is to stop.
     pub removed: bool,
     /// More work is at hand: run another turn after others had theirs.
@@ -92,9 +97,13 @@ pub struct Engine {
     pub(super) completions: Vec<Completion>,
     pub(super) to_apply: std::collections::VecDeque<Entry>,
     pub(super) compaction: Compaction,
-    pub(super) defragmenting: Vec<(ShardIndex, RequestId)>,
+    /// Who waits for the file to be as short as it can be, and since when.
+    pub(super) defragmenting: Vec<(ShardIndex, RequestId, u64)>,
     pub(super) defrags_begun: u64,
+    /// A defragmentation was asked for in the turn before: it begins once all have been told that it does.
+    pub(super) defrag_next: bool,
     pub(super) install: super::install::Install,
+    pub(super) inflight: inflight::Inflight,
     pub(super) stall: super::stall::Stall,
     /// The tree is damaged: the member waits for another.
     pub(super) refill: Option<super::refill::Refill>,
@@ -119,6 +128,8 @@ pub(super) struct Compaction {
     waiting: Vec<(i64, ShardIndex, RequestId)>,
     held_since_ns: Option<u64>,
     active: bool,
+    /// When it became so.
+    since_ns: u64,
     next_slice_ns: u64,
 }
 
@@ -208,6 +219,9 @@ impl Engine {
         out: &mut Outputs,
     ) -> Result<(), Fault> {
         self.member.metrics.turns.add(1);
+        if std::mem::take(&mut self.defrag_next) {
+            self.committer.start_shrinking();
+        }
         self.take_completions(disk, now_ns)?;
         let next_tick_ns = self.member.next_tick_ns;
         self.member.tick(now_ns);
@@ -230,18 +244,29 @@ impl Engine {
         self.publish(out);
         self.commit(disk, now_ns)?;
         let applies = !self.to_apply.is_empty() && self.refill.is_none();
-        out.more |= applies || self.member.raft.has_ready() || self.committer.has_work() || self.install.is_reading();
+        out.more |= self.defrag_next
+            || applies
+            || self.member.raft.has_ready()
+            || self.committer.has_work()
+            || self.install.has_work();
         if self.dirty {
             self.publish(out);
         }
         out.replies.append(&mut self.member.replies);
         self.member.forwards.take(&mut out.calls, &mut out.answers);
         self.send_refills(out);
+        self.member.metrics.pending.set(self.member.proposals.len() as u64);
+        for message in &out.messages {
+            if let Some(snapshot) = &message.snapshot {
+                self.inflight.begun(message.to, snapshot.metadata.index);
+            }
+        }
         out.removed |= self.member.removed;
         out.roster = self.changed_roster().or(out.roster.take());
         let (done, installed) = self.take_install_news();
         out.snapshot_done |= done;
         out.installed |= installed;
+        out.outgrown = self.install.take_outgrown().or(out.outgrown.take());
         Ok(())
     }
 
@@ -275,10 +300,10 @@ impl Engine {
                 id,
                 request: Request::Defragment,
             } => {
-                self.defragmenting.push((shard, id));
+                self.defragmenting.push((shard, id, self.member.now_ns));
                 self.defrags_begun += 1;
                 self.dirty = true;
-                self.committer.start_shrinking();
+                self.defrag_next = true;
             }
             Event::Request {
                 shard,
@@ -307,6 +332,10 @@ impl Engine {
                 self.member.answer(shard, id, Err(Refusal::NoSpace));
             }
             Event::SnapshotReceived(message) => self.on_received(message),
+            Event::SnapshotSent { to, ok } => {
+                self.inflight.ended(to, ok, self.member.now_ns);
+                self.member.handle(Event::SnapshotSent { to, ok });
+            }
             // It comes with its pages, on a connection of its own.
             Event::Peer(message) if message.msg_type == MessageType::MsgSnap => {}
             event => self.member.handle(event),
@@ -324,6 +353,8 @@ impl Engine {
         for completion in std::mem::take(&mut self.completions) {
             if self.wal.owns(completion.token) {
                 self.wal.on_completion(disk, completion)?;
+            } else if self.install.owns(completion.token) {
+                self.install.on_completion(completion)?;
             } else {
                 self.committer.on_completion(completion)?;
             }
@@ -367,6 +398,7 @@ impl Engine {
                 self.unsettled_since_ns = Some(now_ns);
                 if marker.is_some() {
                     failpoint!("raftBeforeSaveSnap");
+                    // etcd's spelling.
                     failpoint!("raftBeforeWALSaveSnaphot");
                 }
                 let token = self.wal.append(&ready.entries, ready.hard_state, marker.as_ref());
@@ -386,6 +418,7 @@ impl Engine {
             applied = self.apply_some(applied)?;
             failpoint!("raftBeforeAdvance");
         }
+        out.applied += applied;
         self.member.finish_rounds();
         self.member.pump_renewals();
         self.member.finish_forwards();
@@ -442,8 +475,10 @@ impl Engine {
         while applied < APPLY_TURN_MAX {
             let Some(entry) = self.to_apply.pop_front() else { break };
             if let Some((id, result)) = self.member.apply(&entry)? {
-                if let Ok(Outcome::Compact { .. }) = &result {
-                    self.compaction.active = true;
+                if let Ok(Outcome::Compact { .. }) = &result
+                    && !std::mem::replace(&mut self.compaction.active, true)
+                {
+                    self.compaction.since_ns = self.member.now_ns;
                 }
                 if let Some((shard, _)) = self.member.proposals.remove(&id) {
                     self.member.replies.push((shard, Reply { id, result }));
@@ -464,7 +499,12 @@ impl Engine {
             .compaction
             .held_since_ns
             .map_or(0, |since| now_ns.saturating_sub(since));
-        match self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS) {
+        failpoint!("compactAfterAcquiredBatchTxLock");
+        let rows = self.member.store.stats().revisions;
+        let progress = self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS);
+        let removed = rows - self.member.store.stats().revisions;
+        self.member.metrics.compaction_keys.add(removed);
+        match progress {
             CompactProgress::Idle => self.compaction.active = false,
             CompactProgress::Waiting => {
                 self.compaction.held_since_ns.get_or_insert(now_ns);
@@ -473,12 +513,15 @@ impl Engine {
             CompactProgress::Working => {
                 self.compaction.held_since_ns = None;
                 self.compaction.next_slice_ns = now_ns + self.member.options.compaction_pause_ns;
-                self.member.metrics.compaction_keys.add(COMPACT_SLICE_ROWS as u64);
                 self.dirty = true;
             }
             CompactProgress::Done(revision) => {
                 self.compaction.held_since_ns = None;
                 self.dirty = true;
+                let since_ns = std::mem::replace(&mut self.compaction.since_ns, now_ns);
+                let metrics = &self.member.metrics;
+                metrics.compaction_total.observe_ns(now_ns.saturating_sub(since_ns));
+                metrics.compaction_last_ns.set(now_ns);
                 tracing::info!(revision, "compaction is done");
             }
         }
@@ -554,8 +597,13 @@ impl Engine {
         };
         match self.committer.step(disk, &mut self.member.store, persisted, now_ns)? {
             Step::Idle => {}
-            Step::Done { applied, took_ns } => {
+            Step::Done {
+                applied,
+                took_ns,
+                wrote_ns,
+            } => {
                 self.member.metrics.backend_commit.observe_ns(took_ns);
+                self.member.metrics.commit_write.observe_ns(wrote_ns);
                 self.dirty = true;
                 self.release(&applied, self.member.options.catch_up_entries)?;
                 self.answer_compaction()?;
@@ -583,7 +631,7 @@ impl Engine {
                     SPACE_FIRST_RETRIES_NS
                 };
             // Alone, nobody lags, so all but the last entry that the tree has can go while there is no room.
-            if self.is_alone() && !self.install.is_reading() {
+            if self.is_alone() && !self.install.is_taking() {
                 let durable = self.committer.durable();
                 self.release(&durable, 1)?;
             }
@@ -620,7 +668,12 @@ impl Engine {
         } else {
             CATCH_UP_BYTES_MAX
         };
-        let to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        let mut to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
+        if let Some(sent) = self.inflight.oldest(self.member.now_ns)
+            && self.member.raft.log_bytes() <= inflight::BYTES_MAX
+        {
+            to = to.min(sent);
+        }
         // In steps, so that a release is worth its while.
         if to > first + index.saturating_sub(to) / 4 {
             self.member
@@ -650,7 +703,7 @@ impl Engine {
     }
 
     fn answer_defragmented(&mut self) {
-        if self.defragmenting.is_empty() || self.committer.is_shrinking() {
+        if self.defragmenting.is_empty() || self.defrag_next || self.committer.is_shrinking() {
             return;
         }
         // What a compaction under way frees is to be given back too.
@@ -658,7 +711,9 @@ impl Engine {
             return self.committer.start_shrinking();
         }
         self.dirty = true;
-        for (shard, id) in std::mem::take(&mut self.defragmenting) {
+        for (shard, id, since_ns) in std::mem::take(&mut self.defragmenting) {
+            let took_ns = self.member.now_ns.saturating_sub(since_ns);
+            self.member.metrics.defrag.observe_ns(took_ns);
             self.member.answer(shard, id, Ok(Outcome::Done));
         }
     }

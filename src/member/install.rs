@@ -5,31 +5,43 @@
 //!
 //! 1. no commit of the tree is under way, and consensus takes the snapshot: entries that wait to be applied are void;
 //! 2. a marker goes into the write-ahead log;
-//! 3. the received file is renamed over the tree and opened, and all state in memory is read from it anew, in slices, a
-//!    turn each: meanwhile the member answers heartbeats, serves its old state and applies nothing;
+//! 3. the received file is renamed over the tree and its name synced, beside the turns; then it is opened, its free pages
+//!    looked for and all state in memory read from it anew, in slices, a turn each: meanwhile the member answers heartbeats,
+//!    serves its old state and applies nothing;
 //! 4. consensus acknowledges the snapshot to the leader.
 //!
 //! A crash before 2 leaves the old state and a file that is thrown away. A crash between 2 and 3 is finished at the next
-//! start: [`finish`]. Views taken before keep the old file's map. ADR 6 says why the marker comes first.
+//! start: [`finish`]. Views taken before keep the old file's map. The old state is given out as [`Outgrown`], since to free
+//! it takes as long as to read the new one. ADR 6 says why the marker comes first.
+//!
+//! Bounds: no turn looks at more than [`MemberOptions::install_slice_rows`] rows, keys, leases or runs of pages, nor waits
+//! for the disk.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use raft::{ConfState, Message, PersistToken, SnapshotMetadata, mutant};
 use storage::{
     failpoint,
-    io::{Disk, ErrorKind, Op},
-    mvcc::{AppliedState, Base, Restoring, StoreError},
-    tree::{Tree, TreeOptions},
+    io::{Completion, Disk, ErrorKind, Op, Token},
+    mvcc::{AppliedState, Restoring},
+    tree::{Leftover, Opening, Root, Tree, TreeOptions},
 };
 
 use super::{
     BootError, Engine, Fault,
-    boot::{Rows, TREE_FILE, applied_state, tree_options},
+    boot::{MemberOptions, TREE_FILE, applied_state, tree_options},
     engine::APPLY_TURN_MAX,
+    rows::Rows,
 };
 
 /// Where the pages of another member's tree are received, beside the tree.
 pub const INCOMING: &str = "tree.incoming";
+
+/// Names the one call of the disk that an installation has under way: neither the log's nor the tree's.
+const TOKEN: Token = 1 << 60;
+
+/// What nobody needs any more and what takes long to free: drop it where nobody waits, once no view of it is held.
+pub type Outgrown = Box<dyn Any + Send>;
 
 /// A snapshot on its way into the member.
 #[derive(Default)]
@@ -38,60 +50,111 @@ pub(super) struct Install {
     received: Option<Box<Message>>,
     /// Taken by consensus; waits for the marker.
     under_way: Option<(PersistToken, SnapshotMetadata)>,
-    /// Its tree is in place; the state in memory is being read from it.
-    reading: Option<Reading>,
+    /// On its way from a received file to the member's state.
+    taking: Option<(SnapshotMetadata, Stage)>,
+    /// The call of the disk that is waited for has ended.
+    called: bool,
+    /// The state that was replaced.
+    outgrown: Option<Outgrown>,
     /// The last one is dealt with: another may be received.
     done: bool,
     /// The state was replaced in this turn.
     installed: bool,
 }
 
+/// How far a received file is on its way to being the state.
+enum Stage {
+    /// It is renamed over the tree.
+    Renaming,
+    /// Its new name is made durable.
+    Naming,
+    /// It is the tree, and its free pages are looked for.
+    Opening(Box<Opening>),
+    /// The state in memory is read from it.
+    Reading(Box<Reading>),
+}
+
 /// A state on its way from the tree into memory.
 struct Reading {
-    metadata: SnapshotMetadata,
+    base: Arc<Root>,
     applied: AppliedState,
     rows: Rows,
     restoring: Restoring,
-    /// All rows are in the index; the leases are being told their keys.
-    has_rows: bool,
+    pass: Pass,
+    /// Of the tree that was replaced.
+    leftover: Leftover,
+}
+
+/// What is read, in this order.
+#[derive(Clone, Copy)]
+enum Pass {
+    Leases,
+    /// Revisions, into the index.
+    Revisions,
+    /// Keys, for their leases.
+    Keys,
 }
 
 impl Install {
     /// Whether a snapshot is on its way into the member.
     pub(super) fn is_busy(&self) -> bool {
-        self.received.is_some() || self.under_way.is_some() || self.reading.is_some()
+        self.received.is_some() || self.under_way.is_some() || self.taking.is_some()
     }
 
-    /// Whether the state is being read from the tree that was received.
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.is_some()
+    /// Whether a received file is taking the place of the tree, and the state in memory is yet that of the old one.
+    pub(super) fn is_taking(&self) -> bool {
+        self.taking.is_some()
+    }
+
+    /// Whether another slice can follow at once.
+    pub(super) fn has_work(&self) -> bool {
+        let stage = self.taking.as_ref().map(|(_, stage)| stage);
+        matches!(stage, Some(Stage::Opening(_) | Stage::Reading(_)))
+    }
+
+    /// Whether a completion of the disk is the installation's.
+    pub(super) fn owns(&self, token: Token) -> bool {
+        token == TOKEN
+    }
+
+    /// Takes the end of the call that is waited for.
+    pub(super) fn on_completion(&mut self, completion: Completion) -> Result<(), Fault> {
+        completion.result.map_err(|error| Fault::Snapshot(error.to_string()))?;
+        self.called = true;
+        Ok(())
+    }
+
+    /// What the last installation replaced.
+    pub(super) fn take_outgrown(&mut self) -> Option<Outgrown> {
+        self.outgrown.take()
     }
 }
 
 impl Reading {
-    fn begin(tree: &Tree, metadata: SnapshotMetadata, min_lease_ttl_seconds: i64) -> Result<Reading, BootError> {
-        let root = tree.root();
-        let applied = applied_state(root.user());
-        let base: Arc<dyn Base> = root;
+    fn begin(base: Arc<Root>, leftover: Leftover, options: &MemberOptions) -> Result<Reading, BootError> {
+        let applied = applied_state(base.user());
         Ok(Reading {
-            metadata,
-            rows: Rows::read(&*base, min_lease_ttl_seconds)?,
-            restoring: Restoring::begin(base, applied.clone())?,
+            rows: Rows::begin(&*base, options.min_lease_ttl_seconds())?,
+            restoring: Restoring::begin(base.clone(), applied.clone())?,
+            base,
             applied,
-            has_rows: false,
+            pass: Pass::Leases,
+            leftover,
         })
     }
 
     /// Reads one slice; true once all is read.
-    fn slice(&mut self, rows_max: usize) -> Result<bool, StoreError> {
-        if !self.has_rows {
-            self.has_rows = self.restoring.rows(rows_max)?;
-            return Ok(false);
+    fn slice(&mut self, rows_max: usize) -> Result<bool, BootError> {
+        let (rows, restoring) = (&mut self.rows, &mut self.restoring);
+        let (read, next) = match self.pass {
+            Pass::Leases => (rows.leases(&*self.base, rows_max)?, Pass::Revisions),
+            Pass::Revisions => (restoring.rows(rows_max)?, Pass::Keys),
+            Pass::Keys => return Ok(restoring.leased(rows_max, &mut |key, lease| rows.attach(key, lease))),
+        };
+        if read {
+            self.pass = next;
         }
-        let rows = &mut self.rows;
-        Ok(self
-            .restoring
-            .leased(rows_max, &mut |key, lease| rows.attach(key, lease)))
+        Ok(false)
     }
 }
 
@@ -112,7 +175,7 @@ impl Engine {
 
     /// Hands a received snapshot to consensus once no commit is under way, or goes on with one beside the log.
     pub(super) fn start_install(&mut self, disk: &mut dyn Disk) -> Result<(), Fault> {
-        if self.install.reading.is_some() && self.install.under_way.is_none() {
+        if self.install.taking.is_some() && self.install.under_way.is_none() {
             return self.go_on_beside_log(disk);
         }
         // With as much as a turn applies at hand, consensus would not be asked in this turn whether it wants it.
@@ -172,7 +235,7 @@ impl Engine {
         let Some((_, metadata)) = due.cloned() else {
             return Ok(true);
         };
-        if self.install.reading.is_none() {
+        if self.install.taking.is_none() {
             failpoint!("raftAfterSaveSnap");
             failpoint!("raftBeforeApplySnap");
             self.begin_install(disk, metadata)?;
@@ -191,54 +254,88 @@ impl Engine {
         Ok(true)
     }
 
-    /// Puts the received tree in place and begins to read it.
+    /// Begins to put the received tree in place.
     fn begin_install(&mut self, disk: &mut dyn Disk, metadata: SnapshotMetadata) -> Result<(), Fault> {
-        let begun = self.place_tree(disk, metadata);
-        self.install.reading = Some(begun.map_err(|error| Fault::Snapshot(error.to_string()))?);
+        assert!(self.committer.is_idle(), "the tree stands still for a snapshot");
+        let user = Tree::user(disk, INCOMING).map_err(|error| Fault::Snapshot(error.to_string()))?;
+        let (found, wanted) = (user.applied_index, metadata.index);
+        if found != wanted {
+            let text = format!("the received tree ends at entry {found} and not at {wanted}");
+            return Err(Fault::Snapshot(text));
+        }
+        failpoint!("applyBeforeOpenSnapshot");
+        self.install.called = false;
+        disk.submit(TOKEN, rename());
+        self.install.taking = Some((metadata, Stage::Renaming));
         Ok(())
     }
 
-    fn place_tree(&mut self, disk: &mut dyn Disk, metadata: SnapshotMetadata) -> Result<Reading, BootError> {
-        let options = tree_options(&self.member.options);
-        let incoming = open_incoming(disk, &options)?;
-        let found = incoming.root().user().applied_index;
-        if found != metadata.index {
-            return Err(BootError::Raft(format!(
-                "the received tree ends at entry {found} and not at {}",
-                metadata.index
-            )));
+    /// Does one slice of what is to be done; once all is, replaces the old state and says by which snapshot.
+    fn go_on(&mut self, disk: &mut dyn Disk) -> Result<Option<SnapshotMetadata>, Fault> {
+        let (metadata, stage) = self.install.taking.take().expect("called while one is taken over");
+        let next = self.next_stage(disk, stage);
+        match next.map_err(|error| Fault::Snapshot(error.to_string()))? {
+            Some(stage) => {
+                self.install.taking = Some((metadata, stage));
+                Ok(None)
+            }
+            None => {
+                let SnapshotMetadata { index, term, .. } = metadata;
+                tracing::info!(index, term, "a snapshot is installed");
+                Ok(Some(metadata))
+            }
         }
-        failpoint!("applyBeforeOpenSnapshot");
-        self.committer.replace_tree(incoming).close(disk)?;
-        put_in_place(disk)?;
-        let tree = Tree::open(disk, options)?;
-        let reading = Reading::begin(&tree, metadata, self.member.options.min_lease_ttl_seconds())?;
-        self.committer.replace_tree(tree).close(disk)?;
-        failpoint!("applyAfterOpenSnapshot");
-        Ok(reading)
     }
 
-    /// Reads one slice of the new state; once all is read, replaces the old one and says which snapshot it is.
-    fn go_on(&mut self, disk: &mut dyn Disk) -> Result<Option<SnapshotMetadata>, Fault> {
-        let mut reading = self.install.reading.take().expect("called while a state is read");
-        let rows_max = self.member.options.install_slice_rows;
-        if !reading
-            .slice(rows_max)
-            .map_err(|error| Fault::Snapshot(error.to_string()))?
-        {
-            self.install.reading = Some(reading);
-            return Ok(None);
-        }
+    /// One slice of a stage; none once the state is replaced.
+    fn next_stage(&mut self, disk: &mut dyn Disk, stage: Stage) -> Result<Option<Stage>, BootError> {
+        let slice = self.member.options.install_slice_rows;
+        let next = match stage {
+            Stage::Renaming if !self.install.called => Stage::Renaming,
+            Stage::Renaming if !syncs_the_name() => self.open_installed(disk)?,
+            Stage::Renaming => {
+                self.install.called = false;
+                disk.submit(TOKEN, Op::SyncDir(String::new()));
+                Stage::Naming
+            }
+            Stage::Naming if !self.install.called => Stage::Naming,
+            Stage::Naming => self.open_installed(disk)?,
+            Stage::Opening(mut opening) => match opening.slice(slice)? {
+                false => Stage::Opening(opening),
+                true => Stage::Reading(Box::new(self.begin_reading(disk, *opening)?)),
+            },
+            Stage::Reading(mut reading) => match reading.slice(slice)? {
+                false => Stage::Reading(reading),
+                true => {
+                    self.replace_state(disk, *reading)?;
+                    return Ok(None);
+                }
+            },
+        };
+        Ok(Some(next))
+    }
+
+    fn open_installed(&self, disk: &mut dyn Disk) -> Result<Stage, BootError> {
+        let opening = Opening::begin(disk, tree_options(&self.member.options))?;
+        Ok(Stage::Opening(Box::new(opening)))
+    }
+
+    fn begin_reading(&mut self, disk: &mut dyn Disk, opening: Opening) -> Result<Reading, BootError> {
+        let tree = opening.finish();
+        failpoint!("applyAfterOpenSnapshot");
+        let root = tree.root();
+        let leftover = self.committer.replace_tree(tree).close(disk)?;
+        Reading::begin(root, leftover, &self.member.options)
+    }
+
+    fn replace_state(&mut self, disk: &mut dyn Disk, reading: Reading) -> Result<(), BootError> {
         let mut store = reading.restoring.finish();
         store.share_pins(self.member.store.pins());
-        self.member.take_over(reading.rows, store, reading.applied);
+        let old = self.member.take_over(reading.rows, store, reading.applied);
+        self.install.outgrown = Some(Box::new((self.published.clone(), old, reading.leftover)));
         self.compaction.resume();
         self.dirty = true;
         self.end_refill(disk)
-            .map_err(|error| Fault::Snapshot(error.to_string()))?;
-        let SnapshotMetadata { index, term, .. } = reading.metadata;
-        tracing::info!(index, term, "a snapshot is installed");
-        Ok(Some(reading.metadata))
     }
 
     /// Whether a received snapshot is dealt with, and whether the state was replaced; each is told once.
@@ -250,23 +347,11 @@ impl Engine {
     }
 }
 
-fn open_incoming(disk: &mut dyn Disk, options: &TreeOptions) -> Result<Tree, BootError> {
-    let options = TreeOptions {
-        path: INCOMING.to_owned(),
-        ..options.clone()
-    };
-    Ok(Tree::open(disk, options)?)
-}
-
-fn put_in_place(disk: &mut dyn Disk) -> Result<(), BootError> {
-    disk.call(Op::Rename {
+fn rename() -> Op {
+    Op::Rename {
         from: INCOMING.to_owned(),
         to: TREE_FILE.to_owned(),
-    })?;
-    if !mutant::on("installed_name_not_synced") {
-        disk.call(Op::SyncDir(String::new()))?;
     }
-    Ok(())
 }
 
 /// Finishes at start an installation whose marker is in the log, and throws away what never got that far.
@@ -301,13 +386,18 @@ pub(super) fn finish(
     if !received {
         return Err(behind);
     }
-    let incoming = open_incoming(disk, options)?;
-    let found = incoming.root().user().applied_index;
-    incoming.close(disk)?;
-    if found != marker.index {
+    if Tree::user(disk, INCOMING)?.applied_index != marker.index {
         return Err(behind);
     }
     tree.close(disk)?;
-    put_in_place(disk)?;
+    disk.call(rename())?;
+    if syncs_the_name() {
+        disk.call(Op::SyncDir(String::new()))?;
+    }
     Ok(Tree::open(disk, options.clone())?)
+}
+
+/// The name of an installed tree is durable before anything relies on it.
+fn syncs_the_name() -> bool {
+    !mutant::on("installed_name_not_synced")
 }

@@ -154,13 +154,14 @@ impl Member {
                 check_started(self.members.voters(), (1, 0))?;
             }
         }
+        check_linked(self.members.voters().count(), self.well_linked_voters())
+    }
+
+    /// How many voters this member has been linked to for a while, itself included.
+    fn well_linked_voters(&self) -> usize {
         let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
-        let me = self.options.member_id;
-        let linked = |voter: &&MemberInfo| voter.id == me || self.changes.is_linked_since(voter.id, since_ns);
-        check_linked(
-            self.members.voters().count(),
-            self.members.voters().filter(linked).count(),
-        )
+        let is_well = |id| id == self.options.member_id || self.changes.is_linked_since(id, since_ns);
+        self.members.voters().filter(|voter| is_well(voter.id)).count()
     }
 
     fn may_remove(&self, id: u64) -> Result<(), Refusal> {
@@ -173,13 +174,8 @@ impl Member {
             // It is down already, so no active quorum shrinks.
             return Ok(());
         }
-        let since_ns = self.now_ns.saturating_sub(HEALTH_INTERVAL_NS);
         let count = self.members.voters().count();
-        let active = self
-            .members
-            .voters()
-            .filter(|voter| voter.id == me || self.changes.is_linked_since(voter.id, since_ns));
-        if active.count() < 2 + count.saturating_sub(1) / 2 {
+        if self.well_linked_voters() < 2 + count.saturating_sub(1) / 2 {
             return Err(Refusal::Unhealthy);
         }
         Ok(())
@@ -402,7 +398,7 @@ fn check_started<'m>(voters: impl Iterator<Item = &'m MemberInfo>, more: (usize,
 /// Whether the linked ones of these voters are a quorum of them and one more, which is taken for down. A lone member may
 /// always grow. A learner is held to the same, as in etcd.
 ///
-/// Source: etcd's `isConnectedToQuorumAfterAddingNewMemberSince`.
+/// Source: etcd's `isConnectedToQuorumAfterAddingNewMemberSince`; etcd issue 21640, mended in 3.5.30 and 3.6.11.
 fn check_linked(voters: usize, linked: usize) -> Result<(), Refusal> {
     let quorum = voters.div_ceil(2) + 1;
     if voters == 1 || linked >= quorum {

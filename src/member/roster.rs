@@ -117,7 +117,7 @@ impl Engine {
             .as_ref()
             .is_some_and(|members| Arc::ptr_eq(members, &member.members));
         let settled = member.applied.index > 0 && member.raft.persisted_index() >= member.applied.index;
-        if known || !settled || self.refill.is_some() || self.install.is_reading() {
+        if known || !settled || self.refill.is_some() || self.install.is_taking() {
             return None;
         }
         self.roster_of = Some(member.members.clone());
@@ -125,12 +125,7 @@ impl Engine {
         let roster = Roster {
             applied_index: member.applied.index,
             applied_term: member.applied.term,
-            conf_state: member
-                .applied
-                .conf_state
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            conf_state: format!("{:x}", member.applied.conf_state),
             members: members.values().cloned().collect(),
         };
         Some(roster.encode())

@@ -1,16 +1,31 @@
 //! A disk that stops taking the log's writes, without an error.
 //!
-//! A write that is under way for an election time-out makes the member hold back: a leader hands leadership to the voter
-//! that is furthest, and if nobody takes it within another time-out, it steps down, so that the others elect. Until the
-//! write ends the member does not campaign and calls itself unhealthy, and while it still leads it refuses proposals.
-//! It goes on replicating and applying what the others have committed. When the disk is back, it is a follower as any.
+//! A write that is under way for an election time-out, and for a second at least, makes the member hold back: disks take a
+//! tenth of a second now and then, and meanwhile the others' disks commit. A leader hands leadership to the voter
+//! that is furthest, and if nobody takes it within an election time-out, it steps down, so that the others elect. Until
+//! the write ends the member does not campaign and calls itself unhealthy, and while it still leads it refuses
+//! proposals. It goes on replicating and applying what the others have committed. When the disk is back, it is a
+//! follower as any.
 //!
 //! Time counts in ticks that this member saw pass, one a turn: after a pause nothing is held against the disk.
 
 use raft::mutant;
 use storage::wal::{AppendToken, Space};
 
-use super::Engine;
+use super::{Engine, MemberOptions};
+
+/// No write that is under way for less is held against the disk. Units: nanoseconds.
+///
+/// Source: etcd's default election time-out (flags table).
+const STALL_NS_MIN: u64 = 1_000_000_000;
+
+impl MemberOptions {
+    /// For how long the log's disk may take a write. Units: ticks.
+    fn stall_ticks(&self) -> u32 {
+        let min = u32::try_from(STALL_NS_MIN.div_ceil(self.tick_ns)).unwrap_or(u32::MAX);
+        self.election_ticks.max(min)
+    }
+}
 
 /// How long the oldest write has been under way.
 #[derive(Debug, Default)]
@@ -46,11 +61,12 @@ impl Engine {
             return;
         }
         self.stall.ticks += u32::from(ticked);
-        if self.stall.ticks > self.member.options.election_ticks && !self.stall.stalled {
+        if self.stall.ticks > self.member.options.stall_ticks() && !self.stall.stalled {
             let leads = self.member.raft.is_leader();
             tracing::error!(
                 leads,
-                "the disk has not taken a write of the log for an election time-out; this member holds back until it does"
+                ticks = self.stall.ticks,
+                "the disk has not taken a write of the log for too long; this member holds back until it does"
             );
             self.stall.stalled = true;
             self.dirty = true;

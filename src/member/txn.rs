@@ -53,18 +53,20 @@ pub struct Writer<'s, 'l> {
     lessor: &'l mut Lessor,
     compact_revision: i64,
     changes: u32,
-    /// Keys put, bytes put and keys deleted, for the metrics.
+    /// For the metrics.
     pub counts: WriteCounts,
 }
 
-/// What a transaction wrote.
+/// Operations of a transaction. Source: etcd `metricsTxnWrite`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteCounts {
+    /// Ranges.
+    pub ranges: u64,
     /// Puts.
     pub puts: u64,
     /// Keys and values put. Units: bytes.
     pub put_bytes: u64,
-    /// Keys deleted.
+    /// Deletes, however many keys each of them hit.
     pub deletes: u64,
 }
 
@@ -243,6 +245,7 @@ impl<'s, 'l> Writer<'s, 'l> {
         for op in ops {
             results.push(match &op.request {
                 Some(Op::RequestRange(_)) | None => {
+                    self.counts.ranges += 1;
                     let bound = Rev {
                         main: self.txn.revision(),
                         sub: i64::from(self.changes),
@@ -296,7 +299,7 @@ impl<'s, 'l> Writer<'s, 'l> {
     fn delete(&mut self, interval: Interval<'_>) -> Deleted {
         let gone = self.txn.delete_range(interval);
         self.changes += gone.len() as u32;
-        self.counts.deletes += gone.len() as u64;
+        self.counts.deletes += 1;
         let mut prevs = Vec::with_capacity(gone.len());
         for deleted in &gone {
             if deleted.prev.lease != 0 {

@@ -59,7 +59,7 @@ impl Exposition {
             );
         }
         let count: u64 = parts.iter().map(|part| part.count()).sum();
-        let sum: f64 = parts.iter().map(|part| part.sum_seconds()).sum();
+        let sum: f64 = parts.iter().map(|part| part.sum()).sum();
         let braces = if labels.is_empty() {
             String::new()
         } else {

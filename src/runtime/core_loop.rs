@@ -18,7 +18,7 @@ use super::{
     MAILBOX_CAPACITY, Ready, ShardSeed, Shared, StartError, builder, corruption, die, die_of_damage, identity,
     mailbox::{Receiver, Sender, mailbox},
     now_ns, options,
-    pause::{Turn, breathe},
+    pause::{Turn, breathe, with_points},
     peers::Peers,
     quiet::Quiet,
     roster::RosterWriter,
@@ -29,7 +29,7 @@ use crate::{
     bell::Bell,
     config::features::INITIAL_CORRUPT_CHECK,
     latest::Slot,
-    member::{Engine, Event, MemberInfo, Outputs, Published, Reply, Roster, View},
+    member::{Engine, Event, MemberInfo, Outgrown, Outputs, Published, Reply, Roster, View},
 };
 
 /// A shard whose mailbox holds this many messages gets no more blocks: it reads history instead.
@@ -41,6 +41,8 @@ const TICK_MAX: Duration = Duration::from_millis(100);
 /// So long the core may spin for a write of the log when there is nothing else to do. A disk that takes longer is waited
 /// for asleep.
 const LONE_WRITE_PATIENCE: Duration = Duration::from_micros(300);
+/// No view is held for longer, but by what reads a whole state.
+const VIEW_MAX: Duration = Duration::from_secs(1);
 /// A stopping core gives the tree this long to take everything in.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
@@ -197,6 +199,19 @@ async fn tick(bell: Bell, deadline_ns: Rc<Cell<u64>>) {
     }
 }
 
+/// Frees a state that was replaced, on a thread of its own: the one that may block also makes room for the log.
+fn let_go(outgrown: Outgrown) {
+    let task = async move {
+        // Whoever has a view of it has it for a turn. The last one to let go frees it, and that is to be the thread.
+        glommio::timer::sleep(VIEW_MAX).await;
+        let freed = std::thread::Builder::new().name("outgrown".into());
+        if let Err(error) = freed.spawn(move || drop(outgrown)) {
+            tracing::warn!(%error, "no thread to free the state that a snapshot replaced: the core has done it");
+        }
+    };
+    glommio::spawn_local(task).detach();
+}
+
 /// Starts one shard on this executor, or each on its own.
 fn start_shards(shared: &Shared, alone: bool, seeds: Vec<ShardSeed>) -> Result<Vec<net::io::Intake>, StartError> {
     if alone {
@@ -243,7 +258,7 @@ impl Core {
             _ => !core.engine.is_listed(),
         };
         while waits(self) {
-            let more = self.turn(events);
+            let more = self.turn(events).await;
             if more {
                 breathe().await;
             } else {
@@ -256,7 +271,7 @@ impl Core {
         let mut turn = Turn::new();
         while !self.is_over() {
             self.resign_once();
-            if self.turn(&mut events) {
+            if self.turn(&mut events).await {
                 if turn.spent() {
                     breathe().await;
                     turn = Turn::new();
@@ -294,16 +309,20 @@ impl Core {
     }
 
     /// One turn of the engine; true when another should follow soon.
-    fn turn(&mut self, events: &mut Vec<Event>) -> bool {
+    async fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         self.inbox.try_recv_batch(events);
         self.taken = events.len();
-        let mut out = Outputs::default();
-        if let Err(fault) = self.engine.turn(&mut self.disk, events, now_ns(), &mut out) {
+        let (mut out, began_ns) = (Outputs::default(), now_ns());
+        // Nothing that the turn did is seen before the points it reached are waited for.
+        if let Err(fault) = with_points(|| self.engine.turn(&mut self.disk, events, began_ns, &mut out)).await {
             tracing::error!(%fault, "the member stops");
             if fault.is_damage() {
                 die_of_damage(fault.to_string());
             }
             die(&fault.to_string());
+        }
+        if out.applied > 0 {
+            self.time_apply(out.applied, now_ns() - began_ns);
         }
         self.deadline_ns.set(self.engine.next_deadline_ns());
         // Before the links follow the members: one that is removed is still to be told so.
@@ -316,6 +335,9 @@ impl Core {
         }
         if out.snapshot_done {
             self.peers.snapshot_done(out.installed);
+        }
+        if let Some(outgrown) = out.outgrown {
+            let_go(outgrown);
         }
         if let Some(text) = out.roster {
             self.roster.write(text);
@@ -332,6 +354,22 @@ impl Core {
             self.disk.launch(false);
         }
         out.more
+    }
+
+    /// Counts a turn that applied something, and says so when it took long.
+    fn time_apply(&self, entries: usize, took_ns: u64) {
+        let metrics = &self.shared.core_metrics;
+        metrics.apply.observe_ns(took_ns);
+        let limit = self.shared.config.warning_apply_duration;
+        if !limit.is_zero() && took_ns > limit.as_nanos() as u64 {
+            metrics.slow_applies.add(entries as u64);
+            tracing::warn!(
+                took = ?Duration::from_nanos(took_ns),
+                expected = ?limit,
+                entries,
+                "apply request took too long"
+            );
+        }
     }
 
     /// The slot first, then whoever wants the events: see [`ShardSeed`] and the shard's subscription.
@@ -409,7 +447,7 @@ impl Core {
         let mut events = Vec::new();
         while !self.engine.is_settled() && now_ns() < give_up_ns {
             self.engine.hurry();
-            self.turn(&mut events);
+            self.turn(&mut events).await;
             breathe().await;
         }
     }

@@ -142,6 +142,11 @@ async fn refuse_second_birth(config: &Config, cluster: &InitialCluster, member_i
     let Ok(running) = peers::ask_any(&others(config, cluster), FIRST_ASK_MAX).await else {
         return Ok(());
     };
+    refuse_the_forgetful(config, &running, member_id)
+}
+
+/// As [`refuse_second_birth`], in a cluster whose members are known.
+fn refuse_the_forgetful(config: &Config, running: &Running, member_id: u64) -> Result<(), StartError> {
     let there = running.members.iter().find(|member| member.id == member_id);
     match there.is_some_and(|member| !member.client_urls.is_empty()) {
         false => Ok(()),
@@ -176,6 +181,8 @@ async fn join(config: &Config, cluster: &InitialCluster, resolve: cluster::Resol
             describe(&running)
         ))
     })?;
+    // etcd lets it in, and ends with a panic when the leader speaks of what it no longer has.
+    refuse_the_forgetful(config, &running, member_id)?;
     let learners = running.members.iter().filter(|member| member.is_learner).count() as u64;
     if learners > config.max_learners {
         return Err(wrong(format!(

@@ -30,6 +30,21 @@ pub async fn breathe() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
+/// Runs `work`, then waits for as long as the named points it reached are armed to: beside everything else on this
+/// executor, which a point that sleeps itself would hold up.
+pub async fn with_points<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "failpoints")]
+    {
+        let (result, delay) = storage::failpoint::collect_delays(work);
+        if !delay.is_zero() {
+            glommio::timer::sleep(delay).await;
+        }
+        result
+    }
+    #[cfg(not(feature = "failpoints"))]
+    work()
+}
+
 /// The budget of one turn of long work: time and bytes.
 #[derive(Debug, Clone)]
 pub struct Turn {

@@ -4,6 +4,7 @@
 //! connections they dialled ([`inbound`]) and goes to the core as events. A link that is down or full drops what it is
 //! given and tells consensus, which sends again.
 
+mod callers;
 mod inbound;
 mod link;
 mod presence;
@@ -31,6 +32,7 @@ use crate::{
     member::{ENTRY_KINDS, Event, Membership},
     metrics::CoreMetrics,
 };
+use callers::Callers;
 pub(super) use link::resolve;
 use link::{Link, Outgoing};
 use presence::Presence;
@@ -66,6 +68,7 @@ struct Context {
     /// Members that were refused, why, and when that was said.
     refused: RefCell<BTreeMap<u64, (Verdict, u64)>>,
     presence: Presence,
+    callers: Callers,
     /// Of each link, to be rung when its member has dialled.
     knocks: RefCell<BTreeMap<u64, Bell>>,
 }
@@ -91,6 +94,7 @@ impl Peers {
             sending: RefCell::default(),
             refused: RefCell::default(),
             presence: Presence::default(),
+            callers: Callers::default(),
             knocks: RefCell::default(),
         };
         let mut peers = Peers {
@@ -147,6 +151,11 @@ impl Peers {
     pub fn send(&self, messages: Vec<Message>, root: impl Fn() -> Arc<Root>) {
         for message in messages {
             let Some(link) = self.links.get(&message.to) else {
+                if message.msg_type == MessageType::MsgSnap {
+                    // Consensus waits for the end of every snapshot.
+                    let (to, ok) = (message.to, false);
+                    self.ctx.tell(Event::SnapshotSent { to, ok });
+                }
                 continue;
             };
             if message.msg_type == MessageType::MsgSnap {

@@ -16,7 +16,7 @@ use super::{
     METRICS_TAG, PEER_TAG, ShardSeed, Shared, corruption, die_of_damage,
     mailbox::Receiver,
     now_ns, options,
-    pause::{TURN_BYTES_MAX, Turn, breathe},
+    pause::{TURN_BYTES_MAX, Turn, breathe, with_points},
     unix_ms,
 };
 use crate::{
@@ -92,12 +92,14 @@ pub async fn ended(live: &Arc<AtomicUsize>) {
 async fn take_answers(app: Rc<RefCell<Api>>, shard: Shard<Api>, mut from_core: Receiver<FromCore>) {
     let mut messages = Vec::new();
     while from_core.recv_batch(&mut messages).await > 0 {
-        let mut api = app.borrow_mut();
-        for message in messages.drain(..) {
-            api.on_core(message, &shard);
-        }
-        api.flush_outbox();
-        drop(api);
+        with_points(|| {
+            let mut api = app.borrow_mut();
+            for message in messages.drain(..) {
+                api.on_core(message, &shard);
+            }
+            api.flush_outbox();
+        })
+        .await;
         shard.flush_dirty();
     }
 }
@@ -108,7 +110,7 @@ async fn run_jobs(app: Rc<RefCell<Api>>, shard: Shard<Api>, jobs: Bell) {
         loop {
             give_way(&app).await;
             let turn = Turn::with(JOB_TURN, TURN_BYTES_MAX);
-            let more = app.borrow_mut().run_jobs(&shard, || turn.spent());
+            let more = with_points(|| app.borrow_mut().run_jobs(&shard, || turn.spent())).await;
             shard.flush_dirty();
             if !more {
                 break;

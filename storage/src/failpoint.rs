@@ -5,7 +5,7 @@
 //! installs; without one, nothing does.
 
 #[cfg(feature = "failpoints")]
-pub use points::{Handler, Reaction, hit, install, reach};
+pub use points::{Handler, Reaction, collect_delays, hit, install, reach};
 
 /// Marks a point: nothing, unless the build has the feature `failpoints` and the point is armed.
 #[cfg(feature = "failpoints")]
@@ -33,7 +33,7 @@ macro_rules! failpoint {
 
 #[cfg(feature = "failpoints")]
 mod points {
-    use std::{sync::OnceLock, time::Duration};
+    use std::{cell::Cell, sync::OnceLock, time::Duration};
 
     /// What a point that was reached comes to.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,10 +61,28 @@ mod points {
         HANDLER.get().map_or(Reaction::GoOn, |handler| handler(name))
     }
 
-    /// Reaches a point; a delay blocks this thread, and with it everything on it.
+    thread_local! {
+        /// What [`collect_delays`] has gathered on this thread, while it runs.
+        static OWED: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// Reaches a point; a delay blocks this thread, unless somebody collects delays.
     pub fn hit(name: &'static str) {
         if let Reaction::Delay(time) = reach(name) {
-            std::thread::sleep(time);
+            match OWED.get() {
+                Some(owed) => OWED.set(Some(owed + time)),
+                None => std::thread::sleep(time),
+            }
         }
+    }
+
+    /// Runs `work` without waiting at the points it reaches; the sum of their delays, for the caller to wait without
+    /// blocking what else runs on this thread.
+    ///
+    /// Order: as if `work` had waited at each point, as long as nothing of what it did is seen outside before.
+    pub fn collect_delays<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+        OWED.set(Some(Duration::ZERO));
+        let result = work();
+        (result, OWED.take().unwrap_or_default())
     }
 }

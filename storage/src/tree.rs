@@ -37,6 +37,7 @@ mod plan;
 mod root;
 mod shrink;
 mod space;
+mod walk;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ use bytes::Bytes;
 use commit::{Commit, Job, Stage};
 pub use cursor::{Cursor, Pair};
 pub use error::TreeError;
+pub use open::Opening;
 pub use root::Root;
 
 use crate::io::{Completion, Disk, DiskError, FileId, Op, Output, Pages, Token};
@@ -128,6 +130,14 @@ pub struct CheckReport {
     pub leaves: u64,
     /// Key-value pairs.
     pub entries: u64,
+}
+
+/// What a tree that is closed leaves in memory: the list of its free pages and, as long as no root of it is held elsewhere,
+/// the map of its file, which is the last of a file whose name is gone.
+#[derive(Debug)]
+pub struct Leftover {
+    _space: space::Space,
+    _newest: Arc<Root>,
 }
 
 /// The one owner and writer of a tree file.
@@ -256,13 +266,16 @@ impl Tree {
         }
     }
 
-    /// Closes the file. Roots that are still held stay readable.
+    /// Closes the file. Roots that are still held stay readable. What is left in memory may take long to free.
     ///
     /// Errors: [`TreeError::Io`]. Panics when an operation is in flight.
-    pub fn close(self, disk: &mut dyn Disk) -> Result<(), TreeError> {
+    pub fn close(self, disk: &mut dyn Disk) -> Result<Leftover, TreeError> {
         assert!(self.in_flight.is_empty(), "a tree is closed between commits");
         disk.call(Op::Close(self.file))?;
-        Ok(())
+        Ok(Leftover {
+            _space: self.space,
+            _newest: self.newest,
+        })
     }
 
     /// Where the used part of the file ends. Units: bytes.

@@ -1,4 +1,4 @@
-//! The standard gRPC health service.
+//! The standard gRPC health service, and what a service manager is told.
 
 use crate::support::{
     pb::{
@@ -20,6 +20,22 @@ async fn the_whole_server_is_serving() {
     let (_server, client) = fresh().await;
     let answer = client.health.clone().check(of("")).await.unwrap().into_inner();
     assert_eq!(answer.status(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_that_the_server_is_ready() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).expect("a new socket");
+    manager
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a socket takes a time-out");
+    let socket = socket.to_str().expect("the path is text").to_owned();
+    let server = Server::start_in(&[("NOTIFY_SOCKET", socket)], &[]).await;
+    let mut told = [0; 64];
+    let len = manager.recv(&mut told).expect("the server tells it");
+    assert_eq!(&told[..len], b"READY=1");
+    server.client().put("a", "1").await;
 }
 
 #[tokio::test]

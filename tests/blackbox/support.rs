@@ -18,7 +18,7 @@ pub use http::{HttpAnswer, get_with_body, http, http_with, post};
 pub use process::Process;
 pub use requests::*;
 pub use rng::{Rng, scaled, seed};
-pub use server::{Server, binary_under_test, free_port, is_reference, server_version};
+pub use server::{Server, binary_under_test, free_port, is_3_5, is_reference, minor_version, server_version};
 pub use small_disk::SmallDisk;
 pub use watcher::{Watcher, create, create_prefix, create_request};
 

@@ -1,5 +1,7 @@
 //! Members whose data differs: they are found, named and kept from doing more harm.
 
+use std::path::Path;
+
 use net::pb::mvccpb::KeyValue;
 use prost::Message as _;
 use storage::{
@@ -20,6 +22,9 @@ use crate::{
 /// Alters a value in the data of a stopped member, checksums included, as a bug would.
 fn alter(node: &Node, key: &str) {
     assert!(node.process.is_none(), "only a stopped member's data may be altered");
+    if is_reference() {
+        return alter_bbolt(&node.data_dir().join("member/snap/db"), key);
+    }
     let mut disk = StdDisk::new(node.data_dir()).unwrap();
     let options = TreeOptions {
         growth_step_bytes: 1 << 20,
@@ -46,6 +51,28 @@ fn alter(node: &Node, key: &str) {
     drop(root);
     tree.commit_blocking(&mut disk).unwrap();
     tree.close(&mut disk).unwrap();
+}
+
+/// The same in an etcd's file, whose pages of data have no checksums: every copy of the value is overwritten where it is.
+fn alter_bbolt(path: &Path, key: &str) {
+    const RIGHT: &[u8] = b"right";
+    let mut file = std::fs::read(path).unwrap();
+    let mut start = KeyValue {
+        key: key.as_bytes().to_vec().into(),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    // The field behind it: the revision that created it.
+    start.push(2 << 3);
+    let found: Vec<usize> = (0..file.len()).filter(|at| file[*at..].starts_with(&start)).collect();
+    assert!(!found.is_empty(), "the key is in the file");
+    for at in found {
+        let rest = &mut file[at..];
+        if let Some(value) = rest.windows(RIGHT.len()).take(40).position(|window| window == RIGHT) {
+            rest[value..][..RIGHT.len()].copy_from_slice(b"wrong");
+        }
+    }
+    std::fs::write(path, file).unwrap();
 }
 
 /// Members that the CORRUPT alarm names.
@@ -114,7 +141,10 @@ async fn the_leader_finds_a_member_with_other_data_and_writes_are_refused_from_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
-    let flags = ["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=1s"];
+    let flags = [
+        "--experimental-compact-hash-check-enabled=true",
+        "--experimental-compact-hash-check-time=1s",
+    ];
     let (cluster, victim) = altered_cluster(&flags).await;
     let member = cluster.nodes[victim].id().await;
     let leader = cluster.leader().await;
@@ -155,7 +185,8 @@ async fn after_a_compaction_the_minority_is_named_even_when_it_leads() {
             .alarm(AlarmAction::Deactivate, member, AlarmType::Corrupt)
             .await;
         let leader = cluster.nodes[victim].process.as_ref().unwrap();
-        leader.log().contains("successfully checked hash on whole cluster") && named(witness).await.is_empty()
+        let checked = leader.log().contains("successfully checked hash on whole cluster");
+        checked && named(witness).await.is_empty()
     })
     .await;
 }

@@ -46,6 +46,9 @@ async fn told_by_all(cluster: &Cluster, version: &str, target: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_downgrade_is_checked_begun_and_taken_back_on_any_member() {
     use DowngradeAction::{Cancel, Enable, Validate};
+    if is_3_5() {
+        return skipped("3.6: a server of 3.5 does not start again while a downgrade goes on");
+    }
     let mut cluster = Cluster::start(3, &[]).await;
     told_by_all(&cluster, "3.6.0", "").await;
     let leader = cluster.leader().await;

@@ -194,3 +194,24 @@ async fn health_pages_tell_that_there_is_no_leader_and_that_the_process_lives() 
     ];
     assert_eq!((status, lines), (200, all.to_vec()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_leads_that_nobody_does_and_how_far_a_majority_is() {
+    if is_reference() {
+        return skipped("etcore: the texts are its own");
+    }
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    let said = |at: usize, cluster: &Cluster, text: &str| {
+        let process = cluster.nodes[at].process.as_ref().expect("it runs");
+        assert!(process.logged(text, PATIENCE), "{text}:\n{}", process.log_tail());
+    };
+    for at in 0..3 {
+        said(at, &cluster, &format!("\"leads\":{}", at == leader));
+    }
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    cluster.nodes[others[0]].kill_9();
+    cluster.nodes[leader].kill_9();
+    said(others[1], &cluster, "the leader is lost");
+    said(others[1], &cluster, "\"voters\":3,\"needed\":2,\"linked\":1");
+}

@@ -31,6 +31,8 @@ pub struct Place {
     pub peer_port: Option<u16>,
     /// What it tells the others to dial instead of its peer port.
     pub dialled_at: Option<u16>,
+    /// An etcd of somebody else that is to run there; the binary under test by default.
+    pub etcd: Option<PathBuf>,
 }
 
 /// One member and its process, if it runs.
@@ -76,7 +78,7 @@ impl Node {
             "--heartbeat-interval=50".into(),
             "--election-timeout=500".into(),
         ];
-        if !is_reference() {
+        if self.is_ours() {
             flags.extend(["--cores=1".into(), "--wal-segment-bytes=4194304".into()]);
         }
         if !self.cluster.is_empty() {
@@ -84,7 +86,8 @@ impl Node {
         }
         flags.extend(self.flags.iter().cloned());
         let mut command = self.place.launcher.clone();
-        command.push(binary_under_test().to_str().expect("the path is text").to_owned());
+        let binary = self.place.etcd.clone().unwrap_or_else(binary_under_test);
+        command.push(binary.to_str().expect("the path is text").to_owned());
         command.extend(flags);
         self.process = Some(Process::spawn(Path::new(&command[0]), &command[1..], &self.environment));
         if wait {
@@ -99,6 +102,11 @@ impl Node {
         let status = process.wait(PATIENCE).expect("it ends by itself");
         assert_eq!(status.code(), Some(1), "{}", process.log_tail());
         process.log()
+    }
+
+    /// Whether it runs etcore.
+    fn is_ours(&self) -> bool {
+        self.place.etcd.is_none() && !is_reference()
     }
 
     /// Names these as the members at its next start.
@@ -171,6 +179,17 @@ impl Node {
         sample(&http(&self.endpoint(), "GET", "/metrics").body, start)
     }
 
+    /// The sum of all samples of this family on its page of metrics; 0 where there are none yet.
+    pub fn metric_sum(&self, family: &str) -> f64 {
+        let page = http(&self.endpoint(), "GET", "/metrics").body;
+        let of = |line: &&str| {
+            line.strip_prefix(family)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        let values = page.lines().filter(of).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().expect("a number")).sum()
+    }
+
     /// How many commits have brought what it applied into its tree.
     pub fn commits(&self) -> f64 {
         let count = self.metric("etcd_disk_backend_commit_duration_seconds_count ");
@@ -188,8 +207,8 @@ impl Node {
         let mut process = self.process.take().expect("it runs");
         process.signal("TERM");
         let status = process.wait(PATIENCE);
-        // The reference ends itself by the signal once it has stopped.
-        let is_good = |status: ExitStatus| status.success() || (is_reference() && status.signal() == Some(15));
+        // An etcd ends itself by the signal once it has stopped.
+        let is_good = |status: ExitStatus| status.success() || (!self.is_ours() && status.signal() == Some(15));
         assert!(
             status.is_some_and(is_good),
             "{} did not stop in order ({status:?}); its log ends:\n{}",

@@ -134,18 +134,12 @@ async fn without_a_majority_nothing_is_acknowledged_and_serializable_reads_go_on
 async fn a_leader_that_is_told_to_stop_hands_over_first() {
     let mut cluster = Cluster::start(3, &["--election-timeout=5000"]).await;
     let leader = cluster.leader().await;
-    let mut process = cluster.nodes[leader].process.take().unwrap();
     let term = cluster.nodes[(leader + 1) % 3].client().status().await.raft_term;
     let started = std::time::Instant::now();
-    process.signal("TERM");
-    assert!(process.wait(PATIENCE).is_some_and(|status| status.success()));
+    cluster.nodes[leader].stop();
     cluster.leader().await;
     // Without the hand-over the others would wait out their election time-out.
-    assert!(
-        started.elapsed() < Duration::from_millis(4500),
-        "{}",
-        process.log_tail()
-    );
+    assert!(started.elapsed() < Duration::from_millis(4500), "{}", cluster.logs());
     let now = cluster.nodes[(leader + 1) % 3].client().status().await.raft_term;
     assert_eq!(now, term + 1);
 }
@@ -211,6 +205,9 @@ async fn leases_are_renewed_and_looked_up_on_any_member() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_another_cluster_is_refused_with_a_clear_line() {
+    if is_reference() {
+        return skipped("etcore's protocol between members");
+    }
     let mut stranger = Cluster::start(1, &[]).await;
     let mut hello = Vec::new();
     let handshake = net::peer::Handshake {
@@ -251,16 +248,21 @@ async fn garbage_on_the_peer_port_ends_its_connection_and_nothing_else() {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&junk).unwrap();
-        // Closed, in order or not.
-        !matches!(stream.read(&mut [0; 16]), Ok(1..))
+        let mut said = Vec::new();
+        // Closed, in order or not; an etcd says in HTTP that it did not understand.
+        let timed_out = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        let is_open = stream.read_to_end(&mut said).is_err_and(timed_out);
+        !is_open && (said.is_empty() || is_reference())
     });
     assert!(gone.await.unwrap());
-    let process = cluster.nodes[0].process.as_mut().unwrap();
-    assert!(
-        process.logged("begins with no handshake", PATIENCE),
-        "{}",
-        process.log_tail()
-    );
+    if !is_reference() {
+        let process = cluster.nodes[0].process.as_mut().unwrap();
+        assert!(
+            process.logged("begins with no handshake", PATIENCE),
+            "{}",
+            process.log_tail()
+        );
+    }
     cluster.nodes[0].client().put("still", "here").await;
 }
 
@@ -273,12 +275,12 @@ async fn members_with_different_tokens_refuse_each_other_and_say_so() {
         node.flags.push(format!("--initial-cluster-token=token{at}"));
         node.start(false);
     }
+    let said = match is_reference() {
+        true => "cluster ID mismatch",
+        false => "it belongs to another cluster; check",
+    };
     for node in &cluster.nodes {
         let process = node.process.as_ref().unwrap();
-        assert!(
-            process.logged("it belongs to another cluster; check", PATIENCE),
-            "{}",
-            process.log_tail()
-        );
+        assert!(process.logged(said, PATIENCE), "{}", process.log_tail());
     }
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tonic::{Code, Status};
@@ -25,10 +25,23 @@ use crate::support::{
 
 /// How long a client waits for an answer.
 pub const ANSWER_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long one value is tried to be put before a member counts as full, or dead. Longer than any election.
+const FILL_PATIENCE: Duration = Duration::from_secs(15);
 /// The keys that are fought over.
 pub const KEYS: u64 = 12;
 /// What all their names begin with.
 pub const PREFIX: &str = "k";
+
+/// How far values went into a member.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// All.
+    Whole,
+    /// So many; then its space was exceeded.
+    Refused(u64),
+    /// So many; then none more went in, and nobody said that there is no space.
+    Unanswered(u64),
+}
 
 /// What all clients of a story share.
 #[derive(Clone)]
@@ -94,19 +107,19 @@ impl Worker {
         self.records
     }
 
-    /// Puts values of many bytes, each to a key of its own, until one is refused; how many went in.
-    pub async fn fill(&mut self, name: &str, bytes: usize, at_most: u64) -> u64 {
+    /// Puts values of many bytes, each to a key of its own, until one is refused or cannot be put for a while.
+    pub async fn fill(&mut self, name: &str, bytes: usize, at_most: u64) -> Filled {
         for number in 0..at_most {
-            let key = format!("{name}{number:04}");
+            let (key, begun) = (format!("{name}{number:04}"), Instant::now());
             while !self.ask(0, Ask::Put { key: key.clone() }, bytes).await {
                 match self.records.last().map(|record| &record.outcome) {
-                    Some(Outcome::Refused(text)) if text.contains("space exceeded") => return number,
-                    _ if self.is_over() => return number,
+                    Some(Outcome::Refused(text)) if text.contains("space exceeded") => return Filled::Refused(number),
+                    _ if self.is_over() || begun.elapsed() > FILL_PATIENCE => return Filled::Unanswered(number),
                     _ => pause_ms(50).await,
                 }
             }
         }
-        at_most
+        Filled::Whole
     }
 
     /// What it has written down.

@@ -326,6 +326,29 @@ fn leases_are_not_ended_by_what_a_former_leader_decided() {
 }
 
 #[test]
+fn a_disk_that_takes_half_a_second_deposes_nobody_however_short_the_time_outs_are() {
+    let weather = Weather {
+        tick_ns: 20 * MS,
+        ..Weather::fair(3)
+    };
+    let mut cluster = healthy_in(weather, 28);
+    let leader = cluster.leader().expect("a healthy cluster has a leader");
+    let before = term(&cluster, leader);
+    // The members share a disk.
+    cluster.calm = false;
+    for index in 0..3 {
+        cluster.hosts[index].stalled_until_ns = cluster.now_ns + 500 * MS;
+    }
+    let weather = cluster.weather.clone();
+    let put_there = requests::put(cluster.next_writer, "k000".into(), 0, &mut cluster.rng, &weather);
+    cluster.ask(leader, Ask::Put(put_there));
+    go_on(&mut cluster, 2 * SEC);
+    cluster.calm = true;
+    assert_eq!((cluster.leader(), term(&cluster, leader)), (Some(leader), before));
+    put(&mut cluster, leader);
+}
+
+#[test]
 fn a_leader_whose_disk_hangs_hands_over_and_follows_when_it_is_back() {
     let mut cluster = healthy(3, 28);
     let old = cluster.leader().expect("a healthy cluster has a leader");

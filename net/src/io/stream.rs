@@ -17,6 +17,19 @@ pub struct Stream {
     tcp: TcpStream,
 }
 
+/// Ends a connection that somebody else reads from, who then comes to its end.
+pub struct Ender {
+    socket: socket2::Socket,
+}
+
+impl Ender {
+    /// Ends the connection, in both directions. What has come and was not read is still read.
+    pub fn end(&self) {
+        // It fails when the connection has ended by itself.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 /// Connects to an address, without delay of small writes.
 ///
 /// Errors: of the system call, or `TimedOut`.
@@ -70,6 +83,14 @@ impl Stream {
     /// Ends our half of the stream, so that the peer reads to the end of what was written.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         socket2::SockRef::from(&self.tcp).shutdown(Shutdown::Write)
+    }
+
+    /// What others can end the connection by.
+    ///
+    /// Errors: the process has no file descriptor left.
+    pub fn ender(&self) -> io::Result<Ender> {
+        let socket = socket2::SockRef::from(&self.tcp).try_clone()?;
+        Ok(Ender { socket })
     }
 
     /// The peer's address.

@@ -1,5 +1,7 @@
 //! The part of `/metrics` about the cluster: the other members, member changes, health checks, gates.
 
+use std::collections::BTreeMap;
+
 use crate::{
     api::Api,
     config::features::Stage,
@@ -28,7 +30,6 @@ const OF_PEER: &[OfPeer] = &[
     ("etcd_network_snapshot_receive_failures", "counter", "From", "Total number of snapshot receive failures", |p| p.snapshot_received.failures.get()),
     ("etcd_network_snapshot_receive_inflights_total", "gauge", "From", "Total number of inflight snapshot receives", |p| p.snapshot_received.inflight.get()),
     ("etcd_network_active_peers", "gauge", "Remote", "The current number of active peer connections.", |p| p.active.get()),
-    ("etcd_network_known_peers", "gauge", "Remote", "The current number of known peers.", |_| 1),
     ("etcd_network_disconnected_peers_total", "counter", "Remote", "The total number of disconnected peers.", |p| p.disconnected.get()),
 ];
 
@@ -66,6 +67,17 @@ impl Api {
                 };
                 page.sample(name, &labels, value(peer));
             }
+        }
+        // Source: etcd `updateMembershipMetric`, which knows itself, too, and those that were removed as 0.
+        let (name, members) = (
+            "etcd_network_known_peers",
+            self.setup.slot.reader().get().members.clone(),
+        );
+        page.family(name, "gauge", "The current number of known peers.");
+        let removed = members.removed.iter().map(|id| (*id, 0));
+        let known: BTreeMap<u64, u64> = members.members.keys().map(|id| (*id, 1)).chain(removed).collect();
+        for (id, is_known) in known {
+            page.sample(name, &format!("{{Local=\"{local:x}\",Remote=\"{id:x}\"}}"), is_known);
         }
         let name = "etcd_network_peer_round_trip_time_seconds";
         page.family(name, "histogram", "Round-Trip-Time histogram between peers");

@@ -9,7 +9,10 @@ use net::{
 use raft::MessageType;
 
 use super::Context;
-use crate::{member::Event, runtime::pause::breathe};
+use crate::{
+    member::Event,
+    runtime::{now_ns, pause::breathe},
+};
 
 /// A dialler that has not said who it is by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -43,7 +46,12 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream, guest: Guest) {
     if theirs.purpose == Purpose::Snapshot {
         return super::snapshot::receive(ctx, theirs.from, stream, decoder).await;
     }
+    // Without one there is no descriptor left, which is to be felt here and not by clients.
+    let Ok(ender) = stream.ender() else { return };
     let number = ctx.presence.came(theirs.from);
+    let is_member = |id| ctx.members.borrow().members.contains_key(&id);
+    ctx.callers
+        .enter(theirs.from, number, move || ender.end(), is_member, now_ns());
     if let Some(knock) = ctx.knocks.borrow().get(&theirs.from) {
         knock.ring();
     }
@@ -51,6 +59,7 @@ pub async fn serve(ctx: Rc<Context>, mut stream: Stream, guest: Guest) {
         ctx.metrics.peers.of(theirs.from).received_failures.add(1);
         tracing::warn!(peer, %error, "a peer's connection makes no sense and is closed");
     }
+    ctx.callers.leave(theirs.from, number);
     if ctx.presence.went(theirs.from, number) {
         ctx.gone(theirs.from);
     }

@@ -49,6 +49,10 @@ const FAST_DIALS: u32 = 4;
 const FAST_INTERVAL_NS: u64 = 1_000_000_000;
 /// The pause between two of them.
 const FAST_PAUSE: Duration = Duration::from_millis(5);
+/// Why a member cannot be reached is said again after this long. Units: nanoseconds.
+const COMPLAIN_AGAIN_NS: u64 = 60_000_000_000;
+/// Different reasons that are remembered.
+const COMPLAINTS_MAX: usize = 16;
 
 /// One thing to send.
 #[expect(clippy::large_enum_variant, reason = "messages are by far the most frequent")]
@@ -180,15 +184,14 @@ impl Link {
         self.ctx.tell(Event::Link { id: self.to, up });
     }
 
-    /// Says why a dial failed, unless that was the last complaint too.
-    fn complain(&self, error: &DialError, url: &str, last: &mut String) {
+    /// Says why a dial failed, unless that was said a moment ago.
+    fn complain(&self, error: &DialError, url: &str, complaints: &mut Complaints) {
         if matches!(error, DialError::Refused(Verdict::Removed)) {
             self.ctx.tell(Event::Removed);
         }
         let text = error.to_string();
-        if text != *last {
-            tracing::warn!(peer = format!("{:x}", self.to), url, error = %text, "peer cannot be reached");
-            *last = text;
+        if let Some(seconds) = complaints.is_news(&text, now_ns()) {
+            tracing::warn!(peer = format!("{:x}", self.to), url, error = %text, seconds, "peer cannot be reached");
         }
     }
 
@@ -220,6 +223,26 @@ impl Link {
                 Outgoing::Answer(answer) => encoder.answer(answer, out),
             }
         }
+    }
+}
+
+/// What was said of a member that cannot be reached.
+#[derive(Default)]
+struct Complaints {
+    since_ns: Option<u64>,
+    said: Vec<(String, u64)>,
+}
+
+impl Complaints {
+    /// Whether that is to be said: for how many seconds it has not been reached.
+    fn is_news(&mut self, text: &str, now_ns: u64) -> Option<u64> {
+        let since_ns = *self.since_ns.get_or_insert(now_ns);
+        self.said.retain(|(_, said_ns)| now_ns < said_ns + COMPLAIN_AGAIN_NS);
+        if self.said.len() >= COMPLAINTS_MAX || self.said.iter().any(|(said, _)| said == text) {
+            return None;
+        }
+        self.said.push((text.to_owned(), now_ns));
+        Some((now_ns - since_ns) / 1_000_000_000)
     }
 }
 
@@ -275,7 +298,7 @@ impl Aftermath {
 
 /// The task of a link.
 async fn run(link: Rc<Link>) {
-    let (mut pause, mut complaint, mut turn) = (PAUSE_MIN, String::new(), 0);
+    let (mut pause, mut complaints, mut turn) = (PAUSE_MIN, Complaints::default(), 0);
     let (mut aftermath, mut fast_ns) = (Aftermath::default(), None::<u64>);
     while !link.closed.get() {
         let url = {
@@ -288,7 +311,7 @@ async fn run(link: Rc<Link>) {
         let is_down = dialled.is_err();
         match dialled {
             Ok(stream) => {
-                complaint.clear();
+                complaints = Complaints::default();
                 carry(&link, stream, &url).await;
                 let is_fast = fast_ns.is_none_or(|since| now_ns() > since + FAST_INTERVAL_NS);
                 if is_fast {
@@ -298,7 +321,7 @@ async fn run(link: Rc<Link>) {
             }
             Err(error) => {
                 aftermath.failed(&link, &error);
-                link.complain(&error, &url, &mut complaint);
+                link.complain(&error, &url, &mut complaints);
             }
         }
         if now_ns() - since_ns > GOOD_NS {
@@ -439,4 +462,25 @@ pub async fn resolve(url: &str) -> io::Result<SocketAddr> {
         best.ok_or_else(|| io::Error::other("the host name has no address"))
     });
     looked_up.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_member_cannot_be_reached_is_said_once_a_minute_for_each_reason() {
+        const S: u64 = 1_000_000_000;
+        let mut complaints = Complaints::default();
+        let mut told = |text: &str, seconds: u64| complaints.is_news(text, seconds * S);
+        assert_eq!(told("refused", 1), Some(0));
+        assert_eq!(told("timed out", 3), Some(2));
+        // An address that refuses and one that is silent take turns.
+        assert_eq!((told("refused", 5), told("timed out", 7)), (None, None));
+        assert_eq!((told("refused", 61), told("timed out", 62)), (Some(60), None));
+        for reason in 0..2 * COMPLAINTS_MAX {
+            told(&reason.to_string(), 62);
+        }
+        assert_eq!(told("one too many", 62), None, "what is remembered is bounded");
+    }
 }

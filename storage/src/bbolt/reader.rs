@@ -55,12 +55,12 @@ pub fn split_trailer(file: Bytes) -> Result<Bytes, BboltError> {
         return Ok(file);
     }
     let body = file.slice(..file.len() - TRAILER_LEN);
-    let (expected, found) = (&file[body.len()..], Sha256::digest(&body));
-    if expected != &found[..] {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = file.slice(body.len()..);
+    let found = Bytes::copy_from_slice(&Sha256::digest(&body));
+    if expected != found {
         return Err(BboltError::HashMismatch {
-            expected: hex(expected),
-            found: hex(&found),
+            expected: format!("{expected:x}"),
+            found: format!("{found:x}"),
         });
     }
     Ok(body)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft::mutant;
 
 use super::{
@@ -127,10 +128,9 @@ pub(super) fn compact_mark(base: &dyn Base, name: &[u8]) -> Result<Option<i64>, 
 
 /// The error for a row that makes no sense.
 pub(super) fn bad_row(bucket: Bucket, row: &[u8], problem: &str) -> StoreError {
-    let row = row.iter().map(|byte| format!("{byte:02x}")).collect();
     StoreError::BadRow {
         bucket: bucket.name(),
-        row,
+        row: format!("{:x}", Bytes::copy_from_slice(row)),
         problem: problem.to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use super::{
     freelist::Freelist,
     page::{Kind, Shared, Verified},
     space::Space,
+    walk::{Reached, Walk},
 };
 use crate::io::{Disk, DiskError, ErrorKind, FileId, Op, OpenOptions, Output, WriteBuf};
 
@@ -30,20 +31,51 @@ impl Tree {
     /// [`TreeError::TooNew`]; [`TreeError::NoSpace`]; [`TreeError::Io`].
     pub fn open(disk: &mut dyn Disk, options: TreeOptions) -> Result<Tree, TreeError> {
         check_options(&options)?;
-        let file = match open_file(disk, &options.path) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
+        let opening = match Opening::begin(disk, options.clone()) {
+            Err(TreeError::Io(error)) if error.kind == ErrorKind::NotFound => {
                 create(disk, &options)?;
-                open_file(disk, &options.path)?
+                Opening::begin(disk, options)
             }
-            other => other?,
+            other => other,
         };
-        let file_len = expect_len(disk.call(Op::Len(file))?);
-        let meta = read_meta(disk, file, &options.path)?;
+        let mut opening = opening?;
         // What is read may so far stand in the page cache only. It must be durable before a page that the other meta
         // reaches is written to.
         if !mutant::on("opened_tree_not_synced") {
-            disk.call(Op::Sync(file))?;
+            disk.call(Op::Sync(opening.file))?;
         }
+        while !opening.slice(usize::MAX)? {}
+        Ok(opening.finish())
+    }
+}
+
+/// A file on its way to being a [`Tree`]: its newest root is known, its free pages are looked for in slices that the caller
+/// bounds.
+///
+/// Order: [`slice`](Self::slice) until it is done, then [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct Opening {
+    shared: Arc<Shared>,
+    file: FileId,
+    options: TreeOptions,
+    newest: Arc<Root>,
+    file_len: u64,
+    walk: Walk,
+    reached: Reached,
+    /// Where to look for the next free pages; none while the walk goes on.
+    free_from: Option<u64>,
+    free: Freelist,
+}
+
+impl Opening {
+    /// Opens a file that is durable. Makes a few calls of the disk that do not wait for it, as a rule.
+    ///
+    /// Errors: those of [`Tree::open`], and that there is no such file.
+    pub fn begin(disk: &mut dyn Disk, options: TreeOptions) -> Result<Opening, TreeError> {
+        check_options(&options)?;
+        let file = open_file(disk, &options.path)?;
+        let file_len = expect_len(disk.call(Op::Len(file))?);
+        let meta = read_meta(disk, file, &options.path)?;
         let shared = Arc::new(Shared {
             map: disk.map(file, options.reserve_address_bytes)?,
             verified: Verified::new(options.reserve_address_bytes / meta.page_size as u64),
@@ -59,22 +91,59 @@ impl Tree {
             return Err(TreeError::BadOption(text));
         }
         let newest = Arc::new(root_of(shared.clone(), meta)?);
-        let free = free_pages(&newest)?;
-        let space = Space::new(shared.clone(), free, newest.meta.end_page);
-        Ok(Tree {
+        Ok(Opening {
+            walk: Walk::over(&newest),
+            reached: Reached::none(newest.meta.end_page),
+            free_from: None,
+            free: Freelist::default(),
             shared,
             file,
             options,
             newest,
-            space,
             file_len,
+        })
+    }
+
+    /// Looks at about `runs_max` runs of pages; true once all free ones are known.
+    ///
+    /// Errors: [`TreeError::Corrupt`] when a branch page fails its check or a page is reached twice.
+    pub fn slice(&mut self, runs_max: usize) -> Result<bool, TreeError> {
+        let Some(mut from) = self.free_from else {
+            let (reached, shared) = (&mut self.reached, &self.shared);
+            let walked = self
+                .walk
+                .go_on(&self.newest, runs_max, &mut |run| reached.add(run, shared))?;
+            self.free_from = walked.then_some(FIRST_PAGE);
+            return Ok(false);
+        };
+        for _ in 0..runs_max {
+            let Some((start, end)) = self.reached.next_free(from) else {
+                return Ok(true);
+            };
+            self.free.give(start, end - start);
+            from = end;
+        }
+        self.free_from = Some(from);
+        Ok(false)
+    }
+
+    /// The tree, once all free pages are known.
+    pub fn finish(self) -> Tree {
+        let space = Space::new(self.shared.clone(), self.free, self.newest.meta.end_page);
+        Tree {
+            shared: self.shared,
+            file: self.file,
+            options: self.options,
+            newest: self.newest,
+            space,
+            file_len: self.file_len,
             commit: None,
             in_flight: Vec::new(),
             next_token: 0,
             poisoned: None,
             space_low: false,
             shrink_from: None,
-        })
+        }
     }
 }
 
@@ -219,18 +288,4 @@ fn check_heights(shared: &Shared, at: PageRef, directory: &[super::format::Bucke
         Some(bad) => Err(shared.corrupt(at.page, "height of a bucket", HEIGHT_MAX.into(), bad.height.into())),
         None => Ok(()),
     }
-}
-
-/// Everything below the end that the root does not reach.
-fn free_pages(root: &Root) -> Result<Freelist, TreeError> {
-    let mut free = Freelist::default();
-    let mut from = FIRST_PAGE;
-    let end = (root.meta.end_page, 0);
-    for (page, pages) in root.runs()?.into_iter().chain([end]) {
-        if page > from {
-            free.give(from, page - from);
-        }
-        from = page + u64::from(pages);
-    }
-    Ok(free)
 }

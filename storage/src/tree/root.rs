@@ -6,6 +6,7 @@ use super::{
     BucketId, Cursor, MetaUser, TreeError,
     format::{BucketRef, FIRST_PAGE, Meta, PageRef},
     page::{Kind, Page, Shared},
+    walk::Walk,
 };
 
 /// One durable state of the tree, readable from any thread for as long as it is held.
@@ -77,27 +78,11 @@ impl Root {
     /// Errors: [`TreeError::Corrupt`], also when a page is reached twice.
     pub fn runs(&self) -> Result<Vec<(u64, u32)>, TreeError> {
         let mut runs = Vec::new();
-        let run_of = |at: PageRef| (at.page, at.pages);
-        runs.extend(self.meta.directory.map(run_of));
-        let mut todo: Vec<(PageRef, u32)> = self.directory.iter().map(|found| (found.root, found.height)).collect();
-        while let Some((at, height)) = todo.pop() {
-            runs.push(run_of(at));
-            if height == 1 {
-                continue;
-            }
-            let page = self.run(at, Kind::Branch)?;
-            let children = (0..page.count()).map(|index| page.child(index));
-            if height == 2 {
-                runs.extend(children.map(run_of));
-            } else {
-                todo.extend(children.map(|child| (child, height - 1)));
-            }
-            if runs.len() as u64 > self.meta.end_page {
-                return Err(self
-                    .shared
-                    .corrupt(at.page, "runs in the file", self.meta.end_page, runs.len() as u64));
-            }
-        }
+        let mut note = |run| {
+            runs.push(run);
+            Ok(())
+        };
+        Walk::over(self).go_on(self, usize::MAX, &mut note)?;
         runs.sort_unstable();
         self.check_apart(&runs)?;
         Ok(runs)

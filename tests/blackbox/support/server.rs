@@ -38,7 +38,6 @@ impl Server {
     }
 
     /// As [`Server::start`], with variables in its environment.
-    #[allow(dead_code)] // tests/failpoints.rs needs it
     pub async fn start_in(environment: &[(&str, String)], flags: &[&str]) -> Server {
         let dir = TempDir::with_prefix("etcore-blackbox-").expect("a temporary directory can be made");
         let data_dir = dir.path().join("data");
@@ -159,9 +158,9 @@ impl Server {
         is_reference()
     }
 
-    /// True when the server under test speaks etcd 3.5 where 3.5 and 3.6 differ.
+    /// As [`is_3_5`].
     pub fn is_3_5(&self) -> bool {
-        server_version().starts_with("3.5.")
+        is_3_5()
     }
 
     /// The running process.
@@ -242,6 +241,16 @@ pub fn binary_under_test() -> PathBuf {
 pub fn is_reference() -> bool {
     static REFERENCE: OnceLock<bool> = OnceLock::new();
     *REFERENCE.get_or_init(|| env::var_os("ETCORE_TEST_SERVER").is_some() && !version_text().contains("etcore"))
+}
+
+/// True when the binary under test speaks etcd 3.5 where 3.5 and 3.6 differ.
+pub fn is_3_5() -> bool {
+    server_version().starts_with("3.5.")
+}
+
+/// The major and minor version of etcd that the binary under test is compatible with, such as `3.6`.
+pub fn minor_version() -> &'static str {
+    server_version().rsplit_once('.').expect("a version has a patch").0
 }
 
 /// The version of etcd that the binary under test is compatible with, such as `3.6.14`.

@@ -10,6 +10,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// What has gone over the wire, of how much, since when.
 #[derive(Debug)]
 pub struct Progress {
+    /// What is done, with whom.
+    what: &'static str,
+    peer: String,
     total: u64,
     done: u64,
     begun_ns: u64,
@@ -18,19 +21,32 @@ pub struct Progress {
 
 /// A line's worth.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told {
+struct Told {
     /// Of the whole; none while that is unknown.
-    pub percent: Option<u64>,
+    percent: Option<u64>,
     /// Since the beginning. Units: bytes.
-    pub bytes: u64,
+    bytes: u64,
     /// On average since the beginning. Units: bytes.
-    pub bytes_per_second: u64,
+    bytes_per_second: u64,
+}
+
+impl Told {
+    fn log(&self, peer: &str, what: &str) {
+        let Told {
+            percent,
+            bytes,
+            bytes_per_second,
+        } = *self;
+        tracing::info!(peer, percent, bytes, bytes_per_second, "{what}");
+    }
 }
 
 impl Progress {
-    /// Nothing yet, of `total` bytes; 0 when that is unknown.
-    pub fn begin(total: u64, now_ns: u64) -> Progress {
+    /// Nothing yet, of `total` bytes; 0 when that is unknown. `what` is done with `peer`.
+    pub fn begin(what: &'static str, peer: u64, total: u64, now_ns: u64) -> Progress {
         Progress {
+            what,
+            peer: format!("{peer:x}"),
             total,
             done: 0,
             begun_ns: now_ns,
@@ -38,8 +54,23 @@ impl Progress {
         }
     }
 
-    /// Counts bytes; now and then there is something to tell.
-    pub fn add(&mut self, bytes: u64, now_ns: u64) -> Option<Told> {
+    /// Counts bytes, and says now and then how far it is.
+    pub fn add(&mut self, bytes: u64, now_ns: u64) {
+        if let Some(told) = self.count(bytes, now_ns) {
+            told.log(&self.peer, self.what);
+        }
+    }
+
+    /// Says how it ended.
+    pub fn end(&self, how: &str, now_ns: u64) {
+        let whole = Told {
+            percent: None,
+            ..self.told(now_ns)
+        };
+        whole.log(&self.peer, how);
+    }
+
+    fn count(&mut self, bytes: u64, now_ns: u64) -> Option<Told> {
         self.done += bytes;
         if now_ns < self.told_ns + TELL_EVERY_NS {
             return None;
@@ -48,8 +79,7 @@ impl Progress {
         Some(self.told(now_ns))
     }
 
-    /// What there is to tell.
-    pub fn told(&self, now_ns: u64) -> Told {
+    fn told(&self, now_ns: u64) -> Told {
         let took_ms = (now_ns.saturating_sub(self.begun_ns) / 1_000_000).max(1);
         Told {
             percent: (self.done.saturating_mul(100))
@@ -77,19 +107,19 @@ mod tests {
 
     #[test]
     fn progress_is_told_every_few_seconds_with_percent_and_rate() {
-        let mut progress = Progress::begin(1000, SEC);
-        assert_eq!(progress.add(100, 2 * SEC), None);
-        let told = progress.add(100, 5 * SEC).expect("it is time");
+        let mut progress = Progress::begin("", 0, 1000, SEC);
+        assert_eq!(progress.count(100, 2 * SEC), None);
+        let told = progress.count(100, 5 * SEC).expect("it is time");
         assert_eq!((told.percent, told.bytes, told.bytes_per_second), (Some(20), 200, 50));
-        assert_eq!(progress.add(100, 6 * SEC), None);
-        assert_eq!(Progress::begin(0, SEC).told(SEC).percent, None);
-        assert_eq!(Progress::begin(0, SEC).told(0).bytes_per_second, 0);
+        assert_eq!(progress.count(100, 6 * SEC), None);
+        assert_eq!(Progress::begin("", 0, 0, SEC).told(SEC).percent, None);
+        assert_eq!(Progress::begin("", 0, 0, SEC).told(0).bytes_per_second, 0);
     }
 
     #[test]
     fn pauses_keep_the_average_to_the_rate_and_none_is_long() {
-        let mut progress = Progress::begin(1000, 0);
-        progress.add(500, 0);
+        let mut progress = Progress::begin("", 0, 1000, 0);
+        progress.count(500, 0);
         assert_eq!(progress.pause(1000, 0), Duration::from_millis(500));
         assert_eq!(progress.pause(1000, SEC / 4), Duration::from_millis(250));
         assert_eq!(progress.pause(1000, SEC), Duration::ZERO, "it is late already");

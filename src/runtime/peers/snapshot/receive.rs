@@ -10,11 +10,7 @@ use net::{
 };
 use raft::{Message, MessageType};
 
-use super::{
-    super::Context,
-    READ_BYTES, SILENCE_MAX, TransferError, next_frame,
-    progress::{Progress, Told},
-};
+use super::{super::Context, READ_BYTES, SILENCE_MAX, TransferError, next_frame, progress::Progress};
 use crate::{
     member::{Event, INCOMING, Inbound, Outbound, Step},
     runtime::{now_ns, pause::breathe},
@@ -104,7 +100,6 @@ async fn take_in(
 /// The file that a snapshot is received into.
 struct Incoming<'c> {
     ctx: &'c Context,
-    peer: String,
     file: BufferedFile,
     unsynced: u64,
     progress: Progress,
@@ -116,10 +111,9 @@ impl Incoming<'_> {
         how.write(true).create(true).truncate(true).mode(0o600);
         Ok(Incoming {
             ctx,
-            peer: format!("{from:x}"),
             file: how.buffered_open(ctx.data_dir.join(INCOMING)).await?,
             unsynced: 0,
-            progress: Progress::begin(total_bytes, now_ns()),
+            progress: Progress::begin("receiving a snapshot", from, total_bytes, now_ns()),
         })
     }
 
@@ -141,20 +135,7 @@ impl Incoming<'_> {
         if self.unsynced >= UNSYNCED_BYTES_MAX {
             self.sync().await?;
         }
-        if let Some(Told {
-            percent,
-            bytes,
-            bytes_per_second,
-        }) = self.progress.add(bytes.len() as u64, now_ns())
-        {
-            tracing::info!(
-                peer = self.peer,
-                percent,
-                bytes,
-                bytes_per_second,
-                "receiving a snapshot"
-            );
-        }
+        self.progress.add(bytes.len() as u64, now_ns());
         Ok(())
     }
 
@@ -170,19 +151,9 @@ impl Incoming<'_> {
     async fn finish(mut self, len: u64) -> Result<(), TransferError> {
         self.file.truncate(len).await?;
         self.sync().await?;
-        let Told {
-            bytes,
-            bytes_per_second,
-            ..
-        } = self.progress.told(now_ns());
         self.file.close().await?;
         sync_dir(&self.ctx.data_dir).await?;
-        tracing::info!(
-            peer = self.peer,
-            bytes,
-            bytes_per_second,
-            "a snapshot is received whole"
-        );
+        self.progress.end("a snapshot is received whole", now_ns());
         Ok(())
     }
 }

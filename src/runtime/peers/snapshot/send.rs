@@ -63,7 +63,7 @@ fn patience(rate: Option<u64>, bytes: u64) -> Duration {
 async fn send(ctx: &Context, urls: &[String], message: Message, root: Arc<Root>) -> Result<(), TransferError> {
     let other = |error: &dyn std::fmt::Display| TransferError::Other(error.to_string());
     let url = urls.first().ok_or_else(|| other(&"it has no peer URL"))?;
-    let (peer, metrics) = (format!("{:x}", message.to), ctx.metrics.peers.of(message.to));
+    let metrics = ctx.metrics.peers.of(message.to);
     let mut stream = connect_to(ctx, message.to, url, Purpose::Snapshot)
         .await
         .map_err(|error| other(&error))?;
@@ -71,7 +71,7 @@ async fn send(ctx: &Context, urls: &[String], message: Message, root: Arc<Root>)
     let mut outbound = blocking
         .spawn_blocking(move || Outbound::plan(root, PIECE_BYTES))
         .await?;
-    let mut progress = Progress::begin(outbound.total_bytes(), now_ns());
+    let mut progress = Progress::begin("sending a snapshot", message.to, outbound.total_bytes(), now_ns());
     let (mut encoder, mut out) = (Encoder::default(), Vec::new());
     encoder.message(&outbound.describe(message)?, &mut out);
     stream.write_all(&out).await?;
@@ -82,16 +82,7 @@ async fn send(ctx: &Context, urls: &[String], message: Message, root: Arc<Root>)
         let Some(piece) = piece else { break };
         let bytes = write_piece(&mut stream, &mut encoder, &piece).await?;
         metrics.sent_bytes.add(bytes);
-        if let Some(told) = progress.add(piece.len() as u64, now_ns()) {
-            let (percent, rate) = (told.percent, told.bytes_per_second);
-            tracing::info!(
-                peer,
-                percent,
-                bytes = told.bytes,
-                bytes_per_second = rate,
-                "sending a snapshot"
-            );
-        }
+        progress.add(piece.len() as u64, now_ns());
         match ctx.snapshot_rate {
             Some(rate) => glommio::timer::sleep(progress.pause(rate, now_ns()).max(Duration::from_micros(1))).await,
             None => breathe().await,
