@@ -137,7 +137,11 @@ impl Api {
         let (verdict, mut newest, cluster) = (self.barrier(), self.setup.slot.reader(), self.cluster_id_text());
         Http1Reply::Later(Box::pin(async move {
             let page = match verdict.wait().await {
-                Ok(()) => Page::new(200, "text/plain", newest.get().members.downgrade_target.is_some().to_string()),
+                Ok(()) => Page::new(
+                    200,
+                    "text/plain",
+                    newest.get().members.downgrade_target.is_some().to_string(),
+                ),
                 Err(failure) => Page::new(500, TEXT, format!("failed linearized read: {}\n", failure.text)),
             };
             let mut answer = answer(page);

@@ -151,7 +151,7 @@ pub const FLAGS: &[Flag] = &[
     flag("enable-log-rotation", Bool, "false", Hidden, Only("false", "the log goes to stderr or stdout; rotate it there"), ""),
     flag("log-rotation-config-json", Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Hidden, Only("{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", "the log goes to stderr or stdout; rotate it there"), ""),
     flag("memory-mlock", Bool, "false", Hidden, Only("false", "locking the database in memory is not there yet"), ""),
-    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Hidden, Only("0", "the database needs no defragmentation at start"), ""),
+    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", Hidden, Moot("the database needs no defragmentation"), ""),
     flag("unsafe-no-fsync", Bool, "false", Hidden, Only("false", "an acknowledged write is durable here, always; for throw-away data put --data-dir on a tmpfs"), ""),
     flag("config-file", Text, "", Hidden, Only("", "YAML files are not read yet; give flags or ETCD_* variables"), ""),
     flag("max-snapshots", Uint, "5", Hidden, Moot("there are no snapshot files to keep"), ""),

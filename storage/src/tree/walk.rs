@@ -183,7 +183,9 @@ mod tests {
                     break;
                 }
                 reached.add((page, pages as u32), &shared).expect("they lie apart");
-                (page..page + pages).for_each(|page| drop(model.remove(&page)));
+                (page..page + pages).for_each(|page| {
+                    model.remove(&page);
+                });
                 page += pages;
             }
             let found: BTreeSet<u64> = free(&reached).into_iter().flat_map(|(from, to)| from..to).collect();
