@@ -333,7 +333,7 @@ impl Engine {
             compaction: Compaction::resumed(),
             defragmenting: Vec::new(),
             defrags_begun: 0,
-            defrag_next: false,
+            defrag_told: false,
             install: Default::default(),
             inflight: Default::default(),
             stall: Default::default(),

@@ -23,6 +23,8 @@ const BYTES_PER_SLICE: usize = 256 << 10;
 const PAGES_PER_SLICE: usize = 64;
 /// Tail pages moved down in one commit.
 const SHRINK_PAGES: usize = 1024;
+/// Pages that are read while the file is to be made shorter are waited for so long. Units: nanoseconds.
+const SHRINK_WAIT_NS: u64 = 2_000_000_000;
 /// The file shrinks by itself once more than one part in this many is free.
 const FREE_PART: u64 = 4;
 /// After the disk was full the next try comes after this long. Units: nanoseconds.
@@ -76,6 +78,8 @@ pub struct Committer {
     shrinking: bool,
     /// The pages have moved, and the next commit cuts the file.
     cut_next: bool,
+    /// Until when readers are waited for.
+    shrink_until_ns: u64,
     out_of_space: bool,
     complained: bool,
     /// The tree has pages to write that wait for nothing.
@@ -96,6 +100,7 @@ impl Committer {
             hurry: false,
             shrinking: false,
             cut_next: false,
+            shrink_until_ns: 0,
             out_of_space: false,
             complained: false,
             working: false,
@@ -140,8 +145,8 @@ impl Committer {
     }
 
     /// Moves tail pages down with every commit until the file is as short as it can be.
-    pub fn start_shrinking(&mut self) {
-        failpoint!("defragBeforeCopy");
+    pub fn start_shrinking(&mut self, now_ns: u64) {
+        self.shrink_until_ns = now_ns + SHRINK_WAIT_NS;
         self.shrinking = true;
         self.cut_next = self.tree.shrinkable_pages() == 0;
         self.hurry = true;
@@ -291,8 +296,14 @@ impl Committer {
 
     /// Ends a shrink that was asked for, once there is nothing left to move and the file is cut: the commit that moves
     /// the last pages must leave them where the root before it has them.
-    fn finish_shrinking(&mut self) {
+    ///
+    /// What was freed just now may still be read: it is waited for, with a commit now and then, for a while.
+    fn finish_shrinking(&mut self, now_ns: u64) {
         let is_moved = self.shrinking && self.tree.shrinkable_pages() == 0;
+        if is_moved && self.tree.is_held_back() && now_ns < self.shrink_until_ns {
+            self.cut_next = true;
+            return;
+        }
         if is_moved && self.cut_next {
             failpoint!("defragBeforeRename");
             self.shrinking = false;
@@ -362,7 +373,7 @@ impl Committer {
             None => store.on_root(base),
         }
         self.settled_bytes = self.tree.in_use_bytes();
-        self.finish_shrinking();
+        self.finish_shrinking(now_ns);
         self.next_ns = since_ns + self.policy.interval_ns;
         Ok(Step::Done {
             applied,

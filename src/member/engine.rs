@@ -100,8 +100,8 @@ pub struct Engine {
     /// Who waits for the file to be as short as it can be, and since when.
     pub(super) defragmenting: Vec<(ShardIndex, RequestId, u64)>,
     pub(super) defrags_begun: u64,
-    /// A defragmentation was asked for in the turn before: it begins once all have been told that it does.
-    pub(super) defrag_next: bool,
+    /// A defragmentation was asked for in the turn before, and all have been told since that it is under way.
+    pub(super) defrag_told: bool,
     pub(super) install: super::install::Install,
     pub(super) inflight: inflight::Inflight,
     pub(super) stall: super::stall::Stall,
@@ -219,8 +219,8 @@ impl Engine {
         out: &mut Outputs,
     ) -> Result<(), Fault> {
         self.member.metrics.turns.add(1);
-        if std::mem::take(&mut self.defrag_next) {
-            self.committer.start_shrinking();
+        if std::mem::take(&mut self.defrag_told) {
+            failpoint!("defragBeforeCopy");
         }
         self.take_completions(disk, now_ns)?;
         let next_tick_ns = self.member.next_tick_ns;
@@ -244,7 +244,7 @@ impl Engine {
         self.publish(out);
         self.commit(disk, now_ns)?;
         let applies = !self.to_apply.is_empty();
-        out.more |= self.defrag_next
+        out.more |= self.defrag_told
             || applies
             || self.member.raft.has_ready()
             || self.committer.has_work()
@@ -303,7 +303,8 @@ impl Engine {
                 self.defragmenting.push((shard, id, self.member.now_ns));
                 self.defrags_begun += 1;
                 self.dirty = true;
-                self.defrag_next = true;
+                self.committer.start_shrinking(self.member.now_ns);
+                self.defrag_told = true;
             }
             Event::Request {
                 shard,
@@ -705,12 +706,12 @@ impl Engine {
     }
 
     fn answer_defragmented(&mut self) {
-        if self.defragmenting.is_empty() || self.defrag_next || self.committer.is_shrinking() {
+        if self.defragmenting.is_empty() || self.defrag_told || self.committer.is_shrinking() {
             return;
         }
         // What a compaction under way frees is to be given back too.
         if self.compaction.active || self.member.store.buffered_bytes() > 0 {
-            return self.committer.start_shrinking();
+            return self.committer.start_shrinking(self.member.now_ns);
         }
         self.dirty = true;
         for (shard, id, since_ns) in std::mem::take(&mut self.defragmenting) {

@@ -106,7 +106,6 @@ const FAULTS: &[&str] = &[
     "slow watcher",
     "snapshot cut",
     "snapshot failed by the disk",
-    "snapshot given up",
     "stopped by its disk",
     "tree rotten",
     "tree rotten where nothing is",

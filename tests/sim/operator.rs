@@ -103,6 +103,15 @@ impl Cluster {
         }
     }
 
+    /// A machine that joined, was removed before it had any state, and may find nobody of those it was told of: nobody
+    /// else would tell it that it was.
+    fn forgotten(&self, members: &Membership) -> Option<usize> {
+        let knows_nobody = |host: &Host| host.up.as_ref().is_some_and(|up| up.view.members.members.is_empty());
+        self.hosts
+            .iter()
+            .position(|host| self.calm && host.stands && members.removed.contains(&host.id) && knows_nobody(host))
+    }
+
     /// Mends what a change has left half done; whether there was anything.
     fn staff(&mut self) -> bool {
         let Some(members) = self.newest_members() else {
@@ -111,6 +120,11 @@ impl Cluster {
         let idle: Vec<usize> = (0..self.hosts.len())
             .filter(|index| !self.hosts[*index].stands)
             .collect();
+        if let Some(index) = self.forgotten(&members) {
+            self.note(|| format!("m{index} was removed before it knew anybody, and is switched off"));
+            self.end_member(index);
+            return true;
+        }
         let ids = self.hosts.iter().filter(|host| host.stands).map(|host| host.id);
         let staffed: BTreeSet<u64> = ids.collect();
         let missing = members.members.keys().find(|id| !staffed.contains(id)).copied();

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
+use socket2::{SockRef, TcpKeepalive};
 
 /// A connected socket; reads and writes try the system call first and wait only when it would block.
 pub struct Stream {
@@ -51,9 +52,15 @@ impl Stream {
         Stream { tcp }
     }
 
-    /// Gives up on the connection when what was written is not acknowledged for this long.
-    pub fn set_unacknowledged_max(&self, span: Duration) -> io::Result<()> {
-        socket2::SockRef::from(&self.tcp).set_tcp_user_timeout(Some(span))
+    /// Gives up on the connection when the other machine acknowledges nothing for this long; it is asked when there is
+    /// nothing to write. Bounds: whole seconds, at least two.
+    pub fn set_silence_max(&self, span: Duration) -> io::Result<()> {
+        let ask = TcpKeepalive::new()
+            .with_time(span / 2)
+            .with_interval(Duration::from_secs(1));
+        let socket = SockRef::from(&self.tcp);
+        socket.set_tcp_user_timeout(Some(span))?;
+        socket.set_tcp_keepalive(&ask)
     }
 
     /// Reads what there is, at most `buf.len()` bytes; 0 at the end of the stream.

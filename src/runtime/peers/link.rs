@@ -36,8 +36,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Connecting and shaking hands take no longer than this.
 const DIAL_MAX: Duration = Duration::from_secs(2);
-/// What is not acknowledged for this long ends the connection. Source: etcd's connection write timeout.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
+/// A machine that acknowledges nothing for this long ends the connection. Source: etcd's connection read and write timeouts.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Time between two measurements of the round trip. Source: etcd's `ConnReadTimeout - 1 s`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 /// A connection that lasted this long starts the next pauses from the shortest.
@@ -378,7 +378,7 @@ async fn dial(link: &Link, url: &str) -> Result<Stream, DialError> {
 pub(super) async fn connect_to(ctx: &Context, to: u64, url: &str, purpose: Purpose) -> Result<Stream, DialError> {
     let address = resolve(url).await?;
     let mut stream = connect(address, DIAL_MAX).await?;
-    stream.set_unacknowledged_max(UNACKNOWLEDGED_MAX)?;
+    stream.set_silence_max(SILENCE_MAX)?;
     let ours = ctx.handshake(to, purpose);
     let reply = within(DIAL_MAX, shake(&mut stream, &ours)).await;
     let reply = reply.ok_or_else(|| DialError::Protocol("no answer in time".into()))??;

@@ -32,6 +32,12 @@ impl Tree {
             .unwrap_or(0)
     }
 
+    /// Whether what earlier commits freed, and older roots still reach, would be worth cutting off.
+    pub fn is_held_back(&self) -> bool {
+        let step_pages = self.options.growth_step_bytes / self.shared.page_size as u64;
+        self.space.free().pages() + self.space.pending_pages() >= step_pages
+    }
+
     /// Moves up to `pages_max` nodes from the end of the file to free pages nearer the start, as part of the open
     /// commit; call it with each commit while [`Tree::shrinkable_pages`] is not zero. The end is cut off by itself once
     /// nobody holds a root that reaches it. Gives how many moved.
