@@ -672,10 +672,16 @@ impl Engine {
             CATCH_UP_BYTES_MAX
         };
         let mut to = self.member.raft.tail_start(index, kept, bytes_max) - 1;
-        if let Some(sent) = self.inflight.oldest(self.member.now_ns)
-            && self.member.raft.log_bytes() <= inflight::BYTES_MAX
-        {
-            to = to.min(sent);
+        if !self.inflight.is_empty() && self.member.raft.log_bytes() <= inflight::BYTES_MAX {
+            let progress = self.member.raft.status().progress;
+            let follows = |id| {
+                progress
+                    .iter()
+                    .any(|(of, progress)| *of == id && progress.matched >= to)
+            };
+            if let Some(sent) = self.inflight.oldest(self.member.now_ns, follows) {
+                to = to.min(sent);
+            }
         }
         // In steps, so that a release is worth its while.
         if to > first + index.saturating_sub(to) / 4 {

@@ -3,6 +3,8 @@
 //! A snapshot is sent and taken over while the cluster goes on writing. If the log let go of what came meanwhile, the member
 //! would need the next one as soon as it has this one, and under a steady load it would never catch up.
 //!
+//! A member that has caught up is forgotten; one that has not, in time, is, too.
+//!
 //! Bounds: [`BYTES_MAX`] of log; beyond that the next snapshot is the lesser evil.
 //! Source: etcd, which cuts no log while a snapshot is in flight, nor for `releaseDelayAfterSnapshot` behind it.
 
@@ -28,6 +30,11 @@ pub(super) struct Inflight {
 }
 
 impl Inflight {
+    /// Whether no member is or was lately being sent one.
+    pub(super) fn is_empty(&self) -> bool {
+        self.to.is_empty()
+    }
+
     /// A snapshot that ends at this entry is on its way.
     pub(super) fn begun(&mut self, to: u64, index: u64) {
         self.to.insert(to, Sent { index, until_ns: None });
@@ -41,10 +48,11 @@ impl Inflight {
         }
     }
 
-    /// The entry behind which the log is to be kept.
-    pub(super) fn oldest(&mut self, now_ns: u64) -> Option<u64> {
+    /// The entry behind which the log is to be kept. `follows`: whether a member has got so far that it needs no more than
+    /// any other.
+    pub(super) fn oldest(&mut self, now_ns: u64, follows: impl Fn(u64) -> bool) -> Option<u64> {
         self.to
-            .retain(|_, sent| sent.until_ns.is_none_or(|until_ns| now_ns < until_ns));
+            .retain(|id, sent| sent.until_ns.is_none_or(|until_ns| now_ns < until_ns && !follows(*id)));
         self.to.values().map(|sent| sent.index).min()
     }
 }
@@ -58,13 +66,17 @@ mod tests {
         let mut inflight = Inflight::default();
         inflight.begun(2, 100);
         inflight.begun(3, 50);
-        assert_eq!(inflight.oldest(u64::MAX), Some(50), "it may take long");
+        assert_eq!(inflight.oldest(u64::MAX, |_| false), Some(50), "it may take long");
         inflight.ended(3, false, 0);
-        assert_eq!(inflight.oldest(0), Some(100));
+        assert_eq!(inflight.oldest(0, |_| false), Some(100));
         inflight.ended(2, true, 7);
-        assert_eq!(inflight.oldest(7 + TAKE_OVER_NS - 1), Some(100));
-        assert_eq!(inflight.oldest(7 + TAKE_OVER_NS), None);
+        assert_eq!(inflight.oldest(7 + TAKE_OVER_NS - 1, |_| false), Some(100));
+        assert_eq!(inflight.oldest(7 + TAKE_OVER_NS, |_| false), None);
         inflight.ended(9, true, 0);
-        assert_eq!(inflight.oldest(0), None, "nobody knows of it");
+        assert_eq!(inflight.oldest(0, |_| false), None, "nobody knows of it");
+        inflight.begun(2, 100);
+        assert_eq!(inflight.oldest(0, |_| true), Some(100), "it is yet to come");
+        inflight.ended(2, true, 0);
+        assert_eq!(inflight.oldest(0, |id| id == 2), None, "it is taken over");
     }
 }
