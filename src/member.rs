@@ -307,19 +307,25 @@ impl Member {
         if self.reads.is_empty() || self.rounds.len() >= READ_ROUNDS_MAX {
             return;
         }
-        let context = self.next_context;
-        self.next_context += 1;
         let waiting = std::mem::take(&mut self.reads);
+        // Without a leader the round is tried again at the retry time, until the requests time out.
         let round = ReadRound {
-            context,
+            context: self.ask_round(),
             started_ns: self.now_ns,
             retry_ns: self.now_ns + READ_RETRY_NS,
             index: None,
             waiting,
         };
-        // Without a leader the round is tried again at the retry time, until the requests time out.
-        let _ = self.raft.read_index(context);
         self.rounds.push_back(round);
+    }
+
+    /// Asks who leads, under a context of its own, which it gives. Whether anybody could be asked shows by the answer: when
+    /// none comes, the next question answers this one too.
+    fn ask_round(&mut self) -> u64 {
+        let context = self.next_context;
+        self.next_context += 1;
+        let _ = self.raft.read_index(context);
+        context
     }
 
     /// Answers the rounds that are won and whose index is applied.

@@ -22,18 +22,10 @@ pub(super) struct Farewell {
 impl Member {
     /// This member was removed by a change that it has just applied.
     pub(super) fn begin_farewell(&mut self) {
-        if self.removed || mutant::on("removed_leader_leaves_at_once") {
-            self.removed = true;
-            return;
-        }
-        self.removed = true;
-        if self.raft.is_leader() {
-            let context = self.next_context;
-            self.next_context += 1;
-            // A refusal is a full queue of reads, any of which asks the same question.
-            let _ = self.raft.read_index(context);
+        let was_told = std::mem::replace(&mut self.removed, true);
+        if !was_told && self.raft.is_leader() && !mutant::on("removed_leader_leaves_at_once") {
             self.farewell = Some(Farewell {
-                context,
+                context: self.ask_round(),
                 give_up_ns: self.now_ns + self.options.election_timeout_ns,
             });
         }

@@ -127,9 +127,7 @@ impl Member {
         if let Some(round) = self.rounds.back_mut().filter(stuck) {
             round.retry_ns = now + READ_RETRY_NS;
             self.metrics.slow_reads.add(1);
-            let context = self.next_context;
-            self.next_context += 1;
-            let _ = self.raft.read_index(context);
+            self.ask_round();
         }
     }
 }

@@ -152,21 +152,25 @@ fn unpersisted_entries_are_handed_out_only_if_asked_for() {
     assert!(log.has_committed(true, 100));
 }
 
+fn snapshot_at(index: u64, term: u64) -> Snapshot {
+    let metadata = SnapshotMetadata {
+        index,
+        term,
+        ..Default::default()
+    };
+    Snapshot {
+        data: Bytes::new(),
+        metadata,
+    }
+}
+
 #[test]
 fn a_snapshot_replaces_the_log_and_counts_as_applied_once_durable() {
     let mut log = log((0, 0), &[1, 1, 1]);
     log.commit_to(2);
     log.append(entries(4, &[1]));
     let old = write(&mut log);
-    let metadata = SnapshotMetadata {
-        index: 10,
-        term: 3,
-        ..Default::default()
-    };
-    log.restore(Snapshot {
-        data: Bytes::new(),
-        metadata,
-    });
+    log.restore(snapshot_at(10, 3));
     let new = write(&mut log);
     log.append(entries(11, &[3]));
     log.commit_to(11);
@@ -209,15 +213,7 @@ fn the_payload_of_all_entries_is_known_whatever_became_of_some() {
     log.applied_to(3);
     log.compact(2);
     assert_eq!(log.payload_bytes(), 20);
-    let metadata = SnapshotMetadata {
-        index: 10,
-        term: 3,
-        ..Default::default()
-    };
-    log.restore(Snapshot {
-        data: Bytes::new(),
-        metadata,
-    });
+    log.restore(snapshot_at(10, 3));
     assert_eq!(log.payload_bytes(), 0);
 }
 

@@ -26,16 +26,19 @@ struct Walk<'r> {
 impl Tree {
     /// How many pages could be cut from the end if the rest were moved together; zero below one growth step.
     pub fn shrinkable_pages(&self) -> u64 {
-        let step_pages = self.options.growth_step_bytes / self.shared.page_size as u64;
         Some(self.space.free().pages())
-            .filter(|&pages| pages >= step_pages)
+            .filter(|&pages| pages >= self.step_pages())
             .unwrap_or(0)
     }
 
     /// Whether what earlier commits freed, and older roots still reach, would be worth cutting off.
     pub fn is_held_back(&self) -> bool {
-        let step_pages = self.options.growth_step_bytes / self.shared.page_size as u64;
-        self.space.free().pages() + self.space.pending_pages() >= step_pages
+        self.space.free().pages() + self.space.pending_pages() >= self.step_pages()
+    }
+
+    /// One growth step: less is not worth cutting off.
+    fn step_pages(&self) -> u64 {
+        self.options.growth_step_bytes / self.shared.page_size as u64
     }
 
     /// Moves up to `pages_max` nodes from the end of the file to free pages nearer the start, as part of the open
