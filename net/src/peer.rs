@@ -2,6 +2,7 @@
 //!
 //! A member dials every other one and sends on that connection only; answers come on the connection that the other one
 //! dialled. The first frame each way is a [`Handshake`]; after the dialler's, and a reply that accepts, frames follow.
+//! The side that was dialled says nothing more but [`Frame::Beat`], once for each that came.
 //!
 //! ```text
 //!  frame  | magic ec 50 4c 01 | length u32 | crc32c u32 | kind u8, check u24 | payload of that length |
@@ -30,10 +31,10 @@ pub use table::TableError;
 pub const MAGIC: [u8; 4] = [0xec, b'P', b'L', 1];
 
 /// Version of the protocol this program speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Oldest version of a peer's protocol that this program can talk to.
-pub const PROTOCOL_MIN_VERSION: u16 = 1;
+pub const PROTOCOL_MIN_VERSION: u16 = 2;
 
 /// Longest frame before the handshake is done. Units: bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;

@@ -8,6 +8,7 @@ mod callers;
 mod inbound;
 mod link;
 mod presence;
+mod pulse;
 mod snapshot;
 
 use std::{

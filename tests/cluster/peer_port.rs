@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use net::peer::{Decoder, Encoder, Frame, Handshake, PROTOCOL_MIN_VERSION, PROTOC
 
 use crate::{
     rig::{Cluster, Node},
-    support::*,
+    support::{pb::etcdserverpb::MemberAddRequest, *},
 };
 
 /// Connections that may wait to say who they are.
@@ -22,6 +22,16 @@ const STRANGERS_MAX: usize = 32;
 /// Connects to a member and shakes hands as the member `from` would.
 pub fn introduce(to: &Node, cluster_id: u64, from: u64, to_id: u64, purpose: Purpose) -> TcpStream {
     let mut stream = TcpStream::connect(to.peer_endpoint()).expect("the port is open");
+    greet(&mut stream, cluster_id, from, to_id, purpose);
+    let Frame::Handshake(theirs) = next_frame(&mut stream) else {
+        panic!("it answers with something else");
+    };
+    assert_eq!(theirs.verdict, Verdict::Accepted);
+    stream
+}
+
+/// Says who is there.
+fn greet(stream: &mut TcpStream, cluster_id: u64, from: u64, to: u64, purpose: Purpose) {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a socket");
@@ -30,7 +40,7 @@ pub fn introduce(to: &Node, cluster_id: u64, from: u64, to_id: u64, purpose: Pur
         min_version: PROTOCOL_MIN_VERSION,
         cluster_id,
         from,
-        to: to_id,
+        to,
         entry_kinds: etcore::member::ENTRY_KINDS,
         etcd_version: "3.6.14".into(),
         purpose,
@@ -39,21 +49,26 @@ pub fn introduce(to: &Node, cluster_id: u64, from: u64, to_id: u64, purpose: Pur
     let mut out = Vec::new();
     Encoder::default().handshake(&hello, &mut out);
     stream.write_all(&out).expect("it takes bytes");
-    let (mut decoder, mut buf) = (Decoder::new(4096), [0; 1024]);
+}
+
+/// Reads one frame, and not a byte behind it.
+fn next_frame(stream: &mut TcpStream) -> Frame {
+    let mut decoder = Decoder::new(1 << 20);
     loop {
-        match decoder.take_frame().expect("a frame") {
-            Some(Frame::Handshake(theirs)) => {
-                assert_eq!(theirs.verdict, Verdict::Accepted);
-                return stream;
-            }
-            Some(other) => panic!("it answered {other:?}"),
-            None => {
-                let read = stream.read(&mut buf).expect("an answer");
-                assert!(read > 0, "it closed the connection");
-                decoder.feed(&buf[..read]);
-            }
+        if let Some(frame) = decoder.take_frame().expect("a frame") {
+            return frame;
         }
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a frame");
+        decoder.feed(&byte);
     }
+}
+
+/// Shows that this side lives, if the other one still listens.
+fn beat(stream: &mut TcpStream) {
+    let mut out = Vec::new();
+    Encoder::default().beat(&mut out);
+    let _ = stream.write_all(&out);
 }
 
 /// Whether the other side has ended the connection, which nobody writes to.
@@ -182,6 +197,7 @@ async fn of_peers_that_are_in_no_member_list_a_few_are_borne() {
     let open = |id| introduce(node, header.cluster_id, id, header.member_id, Purpose::Messages);
     let mut connections: Vec<TcpStream> = (1..=STRANGERS as u64).map(open).collect();
     eventually("the longest connected are closed", || {
+        connections.iter_mut().for_each(beat);
         let closed = connections[..STRANGERS - STRANGERS_MAX].iter_mut().all(is_closed);
         async move { closed }
     })
@@ -197,6 +213,67 @@ async fn of_peers_that_are_in_no_member_list_a_few_are_borne() {
     assert_eq!(cluster.leader().await, leader, "the members do not mind");
     cluster.nodes[(leader + 1) % 3].client().put("all", "is well").await;
     cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_which_nothing_is_heard_is_given_up_by_both_sides() {
+    if is_reference() {
+        return skipped("etcore's protocol between members");
+    }
+    let mut cluster = Cluster::start(1, &[]).await;
+    let node = &mut cluster.nodes[0];
+    let header = node.client().status().await.header.expect("a header");
+    let (cluster_id, id) = (header.cluster_id, header.member_id);
+
+    // Dialled: it answers each sign of life, and ends what falls silent.
+    let mut stream = introduce(node, cluster_id, 7, id, Purpose::Messages);
+    for _ in 0..3 {
+        beat(&mut stream);
+        assert_eq!(next_frame(&mut stream), Frame::Beat);
+    }
+    assert_eq!(stream.read(&mut [0; 16]).expect("it ends within 20 s"), 0);
+
+    // Dialling: a peer shakes hands and then says nothing, as behind a proxy that has lost its other side.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let request = MemberAddRequest {
+        peer_ur_ls: vec![url],
+        is_learner: true,
+    };
+    let added = node
+        .client()
+        .cluster
+        .clone()
+        .member_add(request)
+        .await
+        .expect("it is added");
+    let silent = added.into_inner().member.expect("a member").id;
+    // Measurements of the round trip come in between, by HTTP.
+    let accept = || {
+        let messages = |stream: &TcpStream| {
+            let mut begin = [0; net::peer::MAGIC.len()];
+            stream.peek(&mut begin).is_ok_and(|_| begin == net::peer::MAGIC)
+        };
+        let mut dialled = listener.incoming().map(|stream| stream.expect("it dials"));
+        let mut stream = dialled.find(messages).expect("it dials");
+        let hello = next_frame(&mut stream);
+        assert!(matches!(hello, Frame::Handshake(_)), "{hello:?}");
+        greet(&mut stream, cluster_id, silent, id, Purpose::Messages);
+        stream
+    };
+    tokio::task::block_in_place(|| {
+        let mut first = accept();
+        // It shows that it lives, between the messages of consensus.
+        while next_frame(&mut first) != Frame::Beat {}
+        // The next one comes although this one was not ended here.
+        let _second = accept();
+    });
+    let process = node.process.as_ref().expect("it runs");
+    assert!(
+        process.logged("nothing was heard of it for 5 s", PATIENCE),
+        "{}",
+        process.log_tail()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

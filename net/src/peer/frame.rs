@@ -25,6 +25,8 @@ pub enum Frame {
     Answer(Answer),
     /// A piece of a snapshot.
     Chunk(Bytes),
+    /// The connection is alive; who is asked so on a connection for messages says the same.
+    Beat,
 }
 
 /// Why bytes are not a frame. The connection is of no more use.
@@ -83,6 +85,7 @@ enum Kind {
     Call = 3,
     Answer = 4,
     Chunk = 5,
+    Beat = 6,
 }
 
 /// Turns frames into bytes; keeps its working memory between calls.
@@ -119,6 +122,11 @@ impl Encoder {
     /// Appends a piece of a snapshot; its payload is the bare bytes.
     pub fn chunk(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         put(Kind::Chunk, bytes, out);
+    }
+
+    /// Appends a sign of life; it has no payload.
+    pub fn beat(&mut self, out: &mut Vec<u8>) {
+        put(Kind::Beat, &[], out);
     }
 
     fn finish(&mut self, kind: Kind, out: &mut Vec<u8>) {
@@ -222,6 +230,7 @@ fn parse(kind: u8, payload: &Bytes) -> Result<Frame, FrameError> {
         kind if kind == Kind::Call as u8 => Call::parse(payload).map(Frame::Call),
         kind if kind == Kind::Answer as u8 => Answer::parse(payload).map(Frame::Answer),
         kind if kind == Kind::Chunk as u8 => Ok(Frame::Chunk(payload.clone())),
+        kind if kind == Kind::Beat as u8 => Ok(Frame::Beat),
         kind => return Err(FrameError::Kind(kind)),
     };
     parsed.map_err(|error| FrameError::Payload { kind, error })

@@ -58,7 +58,7 @@ fn a_handshake_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn calls_answers_and_chunks_come_out_as_they_went_in() {
+fn calls_answers_chunks_and_beats_come_out_as_they_went_in() {
     let call = Call {
         id: 1 << 60,
         method: CallMethod::LeaseInfo,
@@ -76,6 +76,7 @@ fn calls_answers_and_chunks_come_out_as_they_went_in() {
     encoder.call(&call, &mut bytes);
     encoder.answer(&answer, &mut bytes);
     encoder.chunk(b"pages", &mut bytes);
+    encoder.beat(&mut bytes);
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     // One byte at a time: a frame is given once its last byte is there.
     let mut frames = Vec::new();
@@ -87,6 +88,7 @@ fn calls_answers_and_chunks_come_out_as_they_went_in() {
         Frame::Call(call),
         Frame::Answer(answer),
         Frame::Chunk(Bytes::from("pages")),
+        Frame::Beat,
     ];
     assert_eq!(frames, expected);
 }

@@ -1,6 +1,6 @@
 //! A connection that another member dialled: its handshake, then its frames as events.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
 
 use net::{
     io::{Guest, Stream, within},
@@ -8,7 +8,7 @@ use net::{
 };
 use raft::MessageType;
 
-use super::Context;
+use super::{Context, pulse::Pulse};
 use crate::{
     member::Event,
     runtime::{now_ns, pause::breathe},
@@ -16,6 +16,8 @@ use crate::{
 
 /// A dialler that has not said who it is by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// A sign of life is written within this, to a socket that nearly nothing is written to.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Units: bytes. One read.
 const READ_BYTES: usize = 256 << 10;
 /// While this many events wait for the core, nothing more is read.
@@ -83,12 +85,17 @@ async fn greet(stream: &mut Stream, decoder: &mut Decoder) -> Option<Handshake> 
     }
 }
 
-/// Turns frames into events until the connection ends, which is no error.
+/// Turns frames into events until the connection ends or falls silent, which is no error.
 async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut Decoder) -> Result<(), FrameError> {
-    let (mut buf, mut events) = (vec![0; READ_BYTES], Vec::new());
+    let (mut buf, mut events, mut pulse) = (vec![0; READ_BYTES], Vec::new(), Pulse::new());
     let metrics = ctx.metrics.peers.of(from);
     loop {
+        let mut beats = false;
         while let Some(frame) = decoder.take_frame()? {
+            if matches!(frame, Frame::Beat) {
+                beats = true;
+                continue;
+            }
             match event(ctx, from, frame) {
                 Some(event) => events.push(event),
                 None => tracing::warn!(
@@ -103,14 +110,43 @@ async fn receive(ctx: &Context, from: u64, stream: &mut Stream, decoder: &mut De
         while ctx.to_core.queued() > EVENTS_MAX {
             breathe().await;
         }
-        match stream.read(&mut buf).await {
+        if beats && !answer_beat(stream).await {
+            return Ok(());
+        }
+        match read_or_beat(stream, &mut buf, &mut pulse).await {
             Ok(read) if read > 0 => {
                 metrics.received_bytes.add(read as u64);
                 decoder.feed(&buf[..read]);
             }
-            _ => return Ok(()),
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(peer = format!("{from:x}"), %error, "a peer's connection is lost");
+                return Ok(());
+            }
         }
     }
+}
+
+/// Shows that this side lives; whether that could be said.
+async fn answer_beat(stream: &mut Stream) -> bool {
+    let mut out = Vec::new();
+    Encoder::default().beat(&mut out);
+    matches!(within(ANSWER_MAX, stream.write_all(&out)).await, Some(Ok(())))
+}
+
+/// Reads, unless nothing comes for too many beats.
+async fn read_or_beat(stream: &mut Stream, buf: &mut [u8], pulse: &mut Pulse) -> io::Result<usize> {
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = stream.poll_read(cx, buf) {
+            pulse.heard();
+            return Poll::Ready(read);
+        }
+        while let Poll::Ready(beat) = pulse.poll_beat(cx) {
+            beat?;
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn event(ctx: &Context, from: u64, frame: Frame) -> Option<Event> {
@@ -129,6 +165,6 @@ fn event(ctx: &Context, from: u64, frame: Frame) -> Option<Event> {
         }
         Frame::Call(call) => Some(Event::PeerCall { from, call }),
         Frame::Answer(answer) => Some(Event::PeerAnswer { answer }),
-        Frame::Handshake(_) | Frame::Chunk(_) => None,
+        Frame::Handshake(_) | Frame::Chunk(_) | Frame::Beat => None,
     }
 }

@@ -16,7 +16,7 @@ use net::{
 };
 use raft::{Message, MessageType};
 
-use super::Context;
+use super::{Context, pulse::Pulse};
 use crate::{
     bell::Bell,
     member::Event,
@@ -412,7 +412,7 @@ async fn shake(stream: &mut Stream, ours: &Handshake) -> Result<Handshake, DialE
 
 /// Writes what is queued until the link is closed or the connection fails.
 async fn pass_on(link: &Link, mut stream: Stream) -> io::Result<()> {
-    let (mut encoder, mut out) = (Encoder::default(), Vec::new());
+    let (mut encoder, mut out, mut pulse) = (Encoder::default(), Vec::new(), Pulse::new());
     loop {
         out.clear();
         link.encode_some(&mut encoder, &mut out);
@@ -420,8 +420,10 @@ async fn pass_on(link: &Link, mut stream: Stream) -> io::Result<()> {
             if link.closed.get() {
                 return stream.shutdown_write();
             }
-            wait(link, &mut stream).await?;
-            continue;
+            match wait(link, &mut stream, &mut pulse).await? {
+                Woken::ToSend => continue,
+                Woken::Beat => encoder.beat(&mut out),
+            }
         }
         stream.write_all(&out).await?;
         link.metrics.sent_bytes.add(out.len() as u64);
@@ -432,20 +434,29 @@ async fn pass_on(link: &Link, mut stream: Stream) -> io::Result<()> {
     }
 }
 
-/// Waits for something to send; the other side says nothing on this connection but its end.
-async fn wait(link: &Link, stream: &mut Stream) -> io::Result<()> {
+/// What ended a wait.
+enum Woken {
+    ToSend,
+    Beat,
+}
+
+/// Waits for something to send, or for the time to show that this side lives; of the other side nothing but signs of life
+/// comes on this connection.
+async fn wait(link: &Link, stream: &mut Stream, pulse: &mut Pulse) -> io::Result<Woken> {
     use std::task::Poll;
     let mut buf = [0; 64];
     std::future::poll_fn(|cx| {
         if link.bell.poll_rung(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Woken::ToSend));
         }
-        match stream.poll_read(cx, &mut buf) {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::Error::other("it closed the connection"))),
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+        while let Poll::Ready(read) = stream.poll_read(cx, &mut buf) {
+            match read {
+                Ok(0) => return Poll::Ready(Err(io::Error::other("it closed the connection"))),
+                Ok(_) => pulse.heard(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
+        pulse.poll_beat(cx).map_ok(|()| Woken::Beat)
     })
     .await
 }
