@@ -46,8 +46,8 @@ pub(super) enum Pending {
     Plain { key: CallKey },
     /// A request that came over HTTP.
     Told(super::peer_http::Told),
-    /// A NOSPACE alarm raised because a request came to the quota; nobody waits.
-    Alarm,
+    /// An alarm that this member raises; the calls that came to the quota are refused once it is on.
+    Alarm { kind: i32, refused: Vec<CallKey> },
 }
 
 impl Pending {
@@ -61,7 +61,7 @@ impl Pending {
             | Pending::Compacted { key }
             | Pending::LeaseInfo { key, .. }
             | Pending::Plain { key } => Some(*key),
-            Pending::Round(_) | Pending::KeepAlive { .. } | Pending::Told(_) | Pending::Alarm => None,
+            Pending::Round(_) | Pending::KeepAlive { .. } | Pending::Told(_) | Pending::Alarm { .. } => None,
         }
     }
 }
@@ -191,6 +191,7 @@ impl Api {
             }
             Pending::KeepAlive { key, .. } => self.fail(key, failure, wires),
             Pending::Told(told) => told.give(Err(failure)),
+            Pending::Alarm { refused, .. } => self.refuse_for_space(refused, wires),
             other => {
                 if let Some(key) = other.call() {
                     self.fail(key, failure, wires);
@@ -260,8 +261,16 @@ impl Api {
             }
             (Pending::Plain { key }, outcome) => self.plain(view, key, outcome, wires),
             (Pending::Told(told), outcome) => told.give(Ok(outcome)),
-            (Pending::Alarm, _) => {}
+            (Pending::Alarm { refused, .. }, _) => self.refuse_for_space(refused, wires),
             (pending, outcome) => unreachable!("the core answers in kind: {pending:?} got {outcome:?}"),
+        }
+    }
+
+    fn refuse_for_space(&mut self, refused: Vec<CallKey>, wires: &dyn Wires) {
+        for key in refused {
+            if self.is_open(key) {
+                self.fail(key, super::status::NO_SPACE, wires);
+            }
         }
     }
 

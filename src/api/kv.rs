@@ -199,7 +199,9 @@ impl Api {
     pub(super) fn put(&mut self, key: CallKey, message: Bytes) -> Result<(), Failure> {
         let request: PutRequest = decode(message.clone())?;
         validate::put(&request)?;
-        self.check_quota(validate::put_cost(&request))?;
+        if !self.has_room(key, validate::put_cost(&request))? {
+            return Ok(());
+        }
         self.propose(
             EntryField::Put,
             &message,
@@ -240,8 +242,8 @@ impl Api {
                 request: Box::new(request),
             });
         }
-        if validate::has_put(&request) {
-            self.check_quota(validate::txn_cost(&request))?;
+        if validate::has_put(&request) && !self.has_room(key, validate::txn_cost(&request))? {
+            return Ok(());
         }
         self.propose(
             EntryField::Txn,
@@ -291,31 +293,43 @@ impl Api {
         )
     }
 
-    /// Refuses what the quota has no room for, and raises the alarm.
+    /// Whether the quota has room for a call. If not, the call is refused: at once while an alarm says so, else once the
+    /// alarm that this raises is on, so that whoever sees the refusal sees the alarm too.
     ///
     /// Source: limits table (quota rows); etcd `quotaAlarmer`.
-    pub(super) fn check_quota(&mut self, cost: u64) -> Result<(), Failure> {
+    pub(super) fn has_room(&mut self, key: CallKey, cost: u64) -> Result<bool, Failure> {
         // Refused before the log: what would be refused at apply must not take the log's last room.
         if self.view().alarms.iter().any(|(_, kind)| *kind == NOSPACE) {
             return Err(status::NO_SPACE);
         }
         let Some(quota) = self.setup.limits.quota_bytes else {
-            return Ok(());
+            return Ok(true);
         };
-        let view = self.view();
-        if view.db_in_use_bytes + cost < quota {
-            return Ok(());
+        if self.view().db_in_use_bytes + cost < quota {
+            return Ok(true);
         }
-        let alarm = (self.setup.member_id, NOSPACE);
-        if !view.alarms.contains(&alarm) && !self.pending.values().any(|pending| matches!(pending, Pending::Alarm)) {
-            let request = AlarmRequest {
-                action: AlarmAction::Activate as i32,
-                member_id: alarm.0,
-                alarm: alarm.1,
-            };
-            self.propose(EntryField::Alarm, &request.encode_to_vec(), Pending::Alarm)?;
+        let raised = self.pending.values_mut().find_map(|pending| match pending {
+            Pending::Alarm { kind: NOSPACE, refused } => Some(refused),
+            _ => None,
+        });
+        if let Some(refused) = raised {
+            if refused.len() >= PENDING_MAX {
+                return Err(status::NO_SPACE);
+            }
+            refused.push(key);
+            return Ok(false);
         }
-        Err(status::NO_SPACE)
+        let request = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.setup.member_id,
+            alarm: NOSPACE,
+        };
+        let alarm = Pending::Alarm {
+            kind: NOSPACE,
+            refused: vec![key],
+        };
+        self.propose(EntryField::Alarm, &request.encode_to_vec(), alarm)?;
+        Ok(false)
     }
 
     pub(super) fn on_watch(&mut self, key: CallKey, message: Bytes, wire: &mut ServerConn) {

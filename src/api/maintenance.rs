@@ -48,7 +48,11 @@ impl Api {
             alarm: CORRUPT,
         };
         // Refused when too much waits: the next check raises it.
-        let _ = self.propose(EntryField::Alarm, &request.encode_to_vec(), Pending::Alarm);
+        let alarm = Pending::Alarm {
+            kind: CORRUPT,
+            refused: Vec::new(),
+        };
+        let _ = self.propose(EntryField::Alarm, &request.encode_to_vec(), alarm);
         self.flush_outbox();
     }
 

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeSet,
+    rc::Rc,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -17,11 +18,11 @@ use net::{
 use prost::Message;
 use storage::mvcc::{AppliedState, Store};
 
-use super::{Api, ApiLimits, ApiSetup, METHODS, Wires};
+use super::{Api, ApiLimits, ApiSetup, FromCore, METHODS, Wires, status};
 use crate::{
     bell::Bell,
     latest::Slot,
-    member::{HashCache, Membership, View},
+    member::{Event, HashCache, Membership, Outcome, Reply, View},
     metrics::{CoreMetrics, ShardMetrics},
 };
 
@@ -35,6 +36,8 @@ struct Harness {
     api: Api,
     server: RefCell<ServerConn>,
     client: ClientConn,
+    /// What the shard asked of the core.
+    asked: Rc<RefCell<Vec<Event>>>,
 }
 
 struct Lend<'h>(&'h RefCell<ServerConn>);
@@ -48,6 +51,10 @@ impl Wires for Lend<'_> {
 
 impl Harness {
     fn new(keys: usize) -> Harness {
+        Harness::limited(keys, None)
+    }
+
+    fn limited(keys: usize, quota_bytes: Option<u64>) -> Harness {
         let mut store = Store::new();
         for key in 0..keys {
             let mut txn = store.begin();
@@ -71,10 +78,12 @@ impl Harness {
             is_stalled: false,
         };
         let metrics = Arc::new(ShardMetrics::new(METHODS.len()));
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        let to_core = asked.clone();
         let limits = ApiLimits {
             request_bytes_max: 1 << 20,
             txn_ops_max: 128,
-            quota_bytes: None,
+            quota_bytes,
             progress_interval_ns: u64::MAX / 4,
             election_timeout_ns: 1_000_000_000,
             slow_request_ns: 0,
@@ -97,7 +106,7 @@ impl Harness {
             metrics_tag: 1,
             peer_tag: 2,
             wants_blocks: Arc::new(AtomicBool::new(false)),
-            outlet: Box::new(Vec::clear),
+            outlet: Box::new(move |events| to_core.borrow_mut().append(events)),
             jobs: Bell::default(),
             on_damage: |what| panic!("{what}"),
             clock: || 1,
@@ -112,6 +121,7 @@ impl Harness {
             api: Api::new(setup),
             server,
             client,
+            asked,
         }
     }
 
@@ -235,6 +245,43 @@ fn long_work_can_see_that_a_put_waits_for_the_log() {
     assert!(harness.api.awaits_core());
     harness.api.on_closed(CONN);
     assert!(!harness.api.awaits_core(), "nobody waits for it any more");
+}
+
+#[test]
+fn who_comes_to_the_quota_is_refused_once_the_alarm_is_on() {
+    let mut harness = Harness::limited(0, Some(1));
+    let put = PutRequest {
+        key: "key".into(),
+        ..PutRequest::default()
+    };
+    let calls = [(); 3].map(|()| harness.call("/etcdserverpb.KV/Put", &put));
+    let ended = |seen: &[ClientEvent]| -> Vec<(StreamId, String)> {
+        let end = |event: &ClientEvent| match event {
+            ClientEvent::End { stream, status } => Some((*stream, status.message.to_string())),
+            _ => None,
+        };
+        seen.iter().filter_map(end).collect()
+    };
+    assert_eq!(ended(&harness.shuttle()), [], "the alarm is not on yet");
+    harness.api.flush_outbox();
+    let ids: Vec<_> = harness
+        .asked
+        .take()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Request { id, .. } => Some(id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids.len(), 1, "one alarm for all, and no put");
+    let reply = Reply {
+        id: ids[0],
+        result: Ok(Outcome::Alarms(vec![(1, crate::member::NOSPACE)])),
+    };
+    let message = FromCore::Replies(harness.api.view(), vec![reply]);
+    harness.api.on_core(message, &Lend(&harness.server));
+    let refused = calls.map(|call| (call, status::NO_SPACE.text.to_owned()));
+    assert_eq!(ended(&harness.shuttle()), refused);
 }
 
 #[test]
