@@ -73,9 +73,7 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// How many learners the cluster may have.
     pub max_learners: u64,
-    /// Applied entries between two points at which the log may be cut.
-    pub snapshot_count_entries: u64,
-    /// Entries kept behind that point for slow followers.
+    /// Entries kept behind what the database holds, for slow followers.
     pub snapshot_catchup_entries: u64,
     /// The size at which the database refuses writes; `None` is no limit.
     pub quota_backend_bytes: Option<u64>,
@@ -93,13 +91,11 @@ pub struct Config {
     pub grpc_keepalive_timeout: Option<Duration>,
     /// The longest time between two commits of the database.
     pub backend_batch_interval: Duration,
-    /// The most operations between two commits of the database.
-    pub backend_batch_limit_ops: u64,
     /// Automatic compaction.
     pub auto_compaction: AutoCompaction,
-    /// Revisions per slice of a compaction.
+    /// Revisions that a compaction removes between two pauses.
     pub compaction_batch_limit_revisions: u64,
-    /// The pause between two slices of a compaction.
+    /// How long such a pause is.
     pub compaction_sleep_interval: Duration,
     /// How often an idle watcher that asked for it is told the revision. Bounds: at least 100 ms.
     pub watch_progress_notify_interval: Duration,

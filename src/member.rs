@@ -81,6 +81,9 @@ use lessor::Lessor;
 const WAITING_MAX: usize = 1 << 20;
 /// A read round without an answer is started anew after this long. Units: nanoseconds. Source: limits table.
 const READ_RETRY_NS: u64 = 500_000_000;
+/// A member that has found no two others by then waits its whole first election time-out. Source: etcd `adjustTicks`, which
+/// looks for as long as `ConnReadTimeout`.
+const FIRST_WAIT_MAX_NS: u64 = 5_000_000_000;
 /// What this member tells of itself is proposed again after this long, until it is applied. Units: nanoseconds.
 const ANNOUNCE_RETRY_NS: u64 = 1_000_000_000;
 
@@ -101,8 +104,18 @@ enum Asker {
 #[derive(Debug)]
 struct WaitingRead {
     asker: Asker,
-    /// A lease to renew, or a plain barrier.
-    renew: Option<i64>,
+    then: AfterRound,
+}
+
+/// What is done once a leadership round is won and its index applied.
+#[derive(Debug)]
+enum AfterRound {
+    /// The asker goes on by itself.
+    Answer,
+    /// A lease is renewed.
+    Renew(i64),
+    /// A lease is told of, with its keys or without.
+    Tell(i64, bool),
 }
 
 /// One leadership round.
@@ -161,6 +174,8 @@ pub struct Member {
     removed: bool,
     farewell: Option<farewell::Farewell>,
     next_announce_ns: u64,
+    /// Until then the first election may be hurried.
+    first_wait_until_ns: Option<u64>,
     compactor: Compactor,
     /// Blocks sealed within this turn, ahead of its end.
     sealed: Vec<Arc<Block>>,
@@ -223,7 +238,7 @@ impl Member {
             }
             Request::ReadBarrier => self.wait_for_round(WaitingRead {
                 asker: Asker::Shard(shard, id),
-                renew: None,
+                then: AfterRound::Answer,
             }),
             Request::LeaseRenew { lease } => {
                 self.ask_leader(shard, id, CallMethod::LeaseRenew, lease as u64, false);
@@ -337,9 +352,10 @@ impl Member {
             }
             let round = self.rounds.pop_front().expect("just seen");
             for read in round.waiting {
-                match read.renew {
-                    None => self.settle(read.asker, Ok(Outcome::Done)),
-                    Some(lease) => self.renew(read.asker, lease),
+                match read.then {
+                    AfterRound::Answer => self.settle(read.asker, Ok(Outcome::Done)),
+                    AfterRound::Renew(lease) => self.renew(read.asker, lease),
+                    AfterRound::Tell(lease, with_keys) => self.tell_lease(read.asker, lease, with_keys),
                 }
             }
         }
@@ -375,6 +391,7 @@ impl Member {
             self.next_tick_ns += interval;
             self.raft.tick();
         }
+        self.hurry_first_election();
         self.log_leaderless();
         self.time_out();
         self.pump_renewals();
@@ -396,6 +413,23 @@ impl Member {
                     ..Default::default()
                 });
             }
+        }
+    }
+
+    /// A member that has started and is connected to two others waits for the random part of its first election time-out
+    /// only, and two ticks for a word of a leader.
+    ///
+    /// Source: etcd `adjustTicks`.
+    fn hurry_first_election(&mut self) {
+        let Some(until_ns) = self.first_wait_until_ns else {
+            return;
+        };
+        let is_over = self.now_ns > until_ns || self.raft.leader_id() != 0;
+        if is_over || self.changes.linked() >= 2 {
+            self.first_wait_until_ns = None;
+        }
+        if !is_over && self.first_wait_until_ns.is_none() {
+            (2..self.options.election_ticks).for_each(|_| self.raft.tick());
         }
     }
 

@@ -310,6 +310,39 @@ fn every_mutant_is_in_the_table_and_every_row_in_the_code() {
 }
 
 #[test]
+fn every_setting_is_used_outside_of_where_it_is_read() {
+    let all = sources();
+    let of_the_server = |source: &&Source| source.path.starts_with("src") && !source.path.starts_with("src/config");
+    let users: Vec<&Source> = all
+        .iter()
+        .filter(of_the_server)
+        .filter(|source| source.path != "src/config.rs")
+        .collect();
+    let config = all
+        .iter()
+        .find(|source| source.path == "src/config.rs")
+        .expect("it is there");
+    let body = config
+        .text
+        .split("pub struct Config {")
+        .nth(1)
+        .and_then(|rest| rest.split("\n}").next());
+    let fields = body.expect("it has fields").lines().filter_map(|line| {
+        let (name, _) = line.trim().strip_prefix("pub ")?.split_once(':')?;
+        Some(name)
+    });
+    let unused = |name: &&str| {
+        !users
+            .iter()
+            .any(|source| source.text.lines().any(|line| names(line, name)))
+    };
+    none(
+        fields.filter(unused).map(str::to_owned).collect(),
+        "a setting that changes nothing",
+    );
+}
+
+#[test]
 fn no_feature_is_on_by_default() {
     let mut complaints = Vec::new();
     for manifest in ["Cargo.toml", "raft/Cargo.toml", "storage/Cargo.toml", "net/Cargo.toml"] {

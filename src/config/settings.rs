@@ -15,7 +15,6 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 const QUOTA_DEFAULT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const QUOTA_RECOMMENDED_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 const REQUEST_RECOMMENDED_BYTES_MAX: u64 = 10 * 1024 * 1024;
-const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
 const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 const CORES_MAX: u64 = 64;
 const SPIN_US_MAX: u64 = 10_000;
@@ -119,7 +118,6 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         pre_vote: reader.bool("pre-vote"),
         strict_reconfig_check: reader.bool("strict-reconfig-check"),
         max_learners: reader.count("max-learners")?,
-        snapshot_count_entries: or_default(reader.uint("snapshot-count"), SNAPSHOT_COUNT_DEFAULT),
         snapshot_catchup_entries: reader.uint("snapshot-catchup-entries"),
         quota_backend_bytes: match reader.int("quota-backend-bytes") {
             0 => Some(QUOTA_DEFAULT_BYTES),
@@ -132,7 +130,6 @@ fn read_all(reader: &Reader<'_>, features: features::Features) -> Result<Config,
         grpc_keepalive_interval: non_zero(reader.duration("grpc-keepalive-interval")?),
         grpc_keepalive_timeout: non_zero(reader.duration("grpc-keepalive-timeout")?),
         backend_batch_interval: or_default(reader.duration("backend-batch-interval")?, Duration::from_millis(100)),
-        backend_batch_limit_ops: or_default(reader.count("backend-batch-limit")?, 10_000),
         auto_compaction: auto_compaction(&mode, &retention)?,
         compaction_batch_limit_revisions: or_default(reader.count("compaction-batch-limit")?, 1000),
         compaction_sleep_interval: or_default(reader.duration("compaction-sleep-interval")?, Duration::from_millis(10)),

@@ -73,14 +73,8 @@ fn a_server_that_was_told_nothing_has_the_defaults_of_etcd() {
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
     assert_eq!(config.quota_backend_bytes, Some(2 << 30));
     assert_eq!((config.max_request_bytes, config.max_txn_ops), (1_572_864, 128));
-    assert_eq!(
-        (config.snapshot_count_entries, config.snapshot_catchup_entries),
-        (10_000, 5_000)
-    );
-    assert_eq!(
-        (config.backend_batch_interval, config.backend_batch_limit_ops),
-        (Duration::from_millis(100), 10_000)
-    );
+    assert_eq!(config.snapshot_catchup_entries, 5_000);
+    assert_eq!(config.backend_batch_interval, Duration::from_millis(100));
     assert_eq!(config.compaction_batch_limit_revisions, 1000);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert_eq!(config.grpc_keepalive_interval, Some(Duration::from_secs(7200)));
@@ -115,7 +109,10 @@ fn flags_are_read_in_every_form_that_go_reads() {
     assert_eq!(config(&["--data-dir="]).data_dir.to_str(), Some("default.etcore"));
     assert_eq!(config(&["--data-dir=/a=b"]).data_dir.to_str(), Some("/a=b"));
     assert_eq!(config(&["--quota-backend-bytes", "-1"]).quota_backend_bytes, None);
-    assert_eq!(config(&["--snapshot-count=0x10"]).snapshot_count_entries, 16);
+    assert_eq!(
+        config(&["--snapshot-catchup-entries=0x10"]).snapshot_catchup_entries,
+        16
+    );
 }
 
 #[test]

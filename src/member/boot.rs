@@ -72,6 +72,8 @@ pub struct MemberOptions {
     pub max_learners: u64,
     /// Ask before standing for election.
     pub pre_vote: bool,
+    /// Whether most of the first election time-out is skipped once two other members are linked.
+    pub initial_election_tick_advance: bool,
     /// Seed of the election jitter.
     pub seed: u64,
     /// A proposal or read that is not done by then fails. Units: nanoseconds.
@@ -84,7 +86,9 @@ pub struct MemberOptions {
     pub catch_up_entries: u64,
     /// When commits of the tree happen.
     pub commit: CommitPolicy,
-    /// Pause between two slices of a compaction. Units: nanoseconds.
+    /// Rows that a compaction removes between two pauses. Bounds: at least 1.
+    pub compaction_batch_rows: u64,
+    /// How long such a pause is. Units: nanoseconds.
     pub compaction_pause_ns: u64,
     /// Compaction without being asked.
     pub auto_compaction: AutoCompaction,
@@ -243,10 +247,9 @@ impl Engine {
             (Err(error), None) => return Err(error),
             (Ok(_), None) => unreachable!("a tree that opens tells what it has"),
         };
-        let tree = match tree {
-            Ok(tree) => super::install::finish(disk, &tree_options(&options), tree, recovered.snapshot.as_ref()),
-            Err(error) => Err(error),
-        };
+        let (applied, marker) = (user.applied_index, recovered.snapshot.as_ref());
+        let tree = super::install::finish(disk, &tree_options(&options), tree, applied, marker);
+        let user = tree.as_ref().map_or(user, |tree| tree.root().user().clone());
         let whole = tree.and_then(|tree| read(disk, &options, tree));
         let may_refill =
             !options.force_new_cluster && refill::has_others(&options, &user) && recovered.reaches(user.applied_index);
@@ -614,6 +617,7 @@ impl Rows {
             ..
         } = self;
         let (auto_compaction, options_seed) = (options.auto_compaction, options.seed);
+        let advances = options.initial_election_tick_advance;
         for (key, lease) in store.leased_keys() {
             lessor.attach(lease, Bytes::copy_from_slice(key));
         }
@@ -658,6 +662,7 @@ impl Rows {
             removed: false,
             farewell: None,
             next_announce_ns: 0,
+            first_wait_until_ns: advances.then_some(now_ns + super::FIRST_WAIT_MAX_NS),
             compactor: Compactor::new(auto_compaction, now_ns),
             sealed: Vec::new(),
             compacted: Vec::new(),

@@ -131,6 +131,8 @@ pub(super) struct Compaction {
     /// When it became so.
     since_ns: u64,
     next_slice_ns: u64,
+    /// Removed since the last pause.
+    unpaused_rows: u64,
 }
 
 impl Compaction {
@@ -246,6 +248,7 @@ impl Engine {
         let applies = !self.to_apply.is_empty();
         out.more |= self.defrag_told
             || applies
+            || (self.compaction.active && self.compaction.next_slice_ns <= now_ns)
             || self.member.raft.has_ready()
             || self.committer.has_work()
             || self.install.has_work();
@@ -504,7 +507,12 @@ impl Engine {
             .map_or(0, |since| now_ns.saturating_sub(since));
         failpoint!("compactAfterAcquiredBatchTxLock");
         let rows = self.member.store.stats().revisions;
-        let progress = self.member.store.compact_step(COMPACT_SLICE_ROWS, waited < PIN_WAIT_NS);
+        let options = &self.member.options;
+        let batch_left = options
+            .compaction_batch_rows
+            .saturating_sub(self.compaction.unpaused_rows);
+        let slice = COMPACT_SLICE_ROWS.min(batch_left.max(1) as usize);
+        let progress = self.member.store.compact_step(slice, waited < PIN_WAIT_NS);
         let removed = rows - self.member.store.stats().revisions;
         self.member.metrics.compaction_keys.add(removed);
         match progress {
@@ -515,8 +523,15 @@ impl Engine {
             }
             CompactProgress::Working => {
                 self.compaction.held_since_ns = None;
-                self.compaction.next_slice_ns = now_ns + self.member.options.compaction_pause_ns;
-                self.dirty = true;
+                self.compaction.unpaused_rows += removed;
+                let options = &self.member.options;
+                // While the tree lags, what a compaction removes must not take the room of proposals.
+                let lags = self.member.store.buffered_bytes() > options.buffered_bytes_max / 2;
+                if lags || self.compaction.unpaused_rows >= options.compaction_batch_rows {
+                    self.compaction.unpaused_rows = 0;
+                    self.compaction.next_slice_ns = now_ns + options.compaction_pause_ns;
+                }
+                self.dirty |= removed > 0;
             }
             CompactProgress::Done(revision) => {
                 self.compaction.held_since_ns = None;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use net::peer::{Answer, Call, CallMethod};
 use raft::mutant;
-use storage::failpoint;
 
 use super::{
-    Asker, Member, MemberChange, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead, lessor::LeaseInfo,
+    AfterRound, Asker, Member, MemberChange, Outcome, Refusal, RequestId, ShardIndex, WAITING_MAX, WaitingRead,
+    lessor::LeaseInfo,
 };
 
 /// A question without an answer is sent again after this long. Units: nanoseconds.
@@ -170,19 +170,11 @@ impl Member {
 
     fn answer_as_leader(&mut self, asker: Asker, call: &Call) {
         let lease = call.subject as i64;
+        // Who was deposed and does not know it, or leads and has not applied what went before, knows of too few leases.
+        let round = |then| WaitingRead { asker, then };
         match call.method {
-            CallMethod::LeaseRenew => self.wait_for_round(WaitingRead {
-                asker,
-                renew: Some(lease),
-            }),
-            CallMethod::LeaseInfo => {
-                match asker {
-                    Asker::Shard(..) => failpoint!("beforeLookupWhenLeaseTimeToLive"),
-                    Asker::Peer(..) => failpoint!("beforeLookupWhenForwardLeaseTimeToLive"),
-                }
-                let info = self.lessor.info(lease, call.with_keys, self.now_ns);
-                self.settle(asker, Ok(Outcome::LeaseInfo(info)));
-            }
+            CallMethod::LeaseRenew => self.wait_for_round(round(AfterRound::Renew(lease))),
+            CallMethod::LeaseInfo => self.wait_for_round(round(AfterRound::Tell(lease, call.with_keys))),
             CallMethod::Refill => {
                 if let Asker::Peer(from, _) = asker {
                     self.refills.push(from);

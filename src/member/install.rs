@@ -31,6 +31,7 @@ use super::{
     BootError, Engine, Fault,
     boot::{MemberOptions, TREE_FILE, applied_state, tree_options},
     engine::APPLY_TURN_MAX,
+    refill,
     rows::Rows,
 };
 
@@ -354,16 +355,17 @@ fn rename() -> Op {
     }
 }
 
-/// Finishes at start an installation whose marker is in the log, and throws away what never got that far.
+/// Finishes at start an installation whose marker is in the log, and throws away what never got that far. The tree so far
+/// ends at entry `applied` and may be damaged: the received one takes its place all the same.
 ///
-/// Errors: the log says that a snapshot was taken over and the state for it is nowhere.
+/// Errors: the log says that a snapshot was taken over and the state for it is nowhere; or those of the tree so far.
 pub(super) fn finish(
     disk: &mut dyn Disk,
     options: &TreeOptions,
-    tree: Tree,
+    tree: Result<Tree, BootError>,
+    applied: u64,
     marker: Option<&SnapshotMetadata>,
 ) -> Result<Tree, BootError> {
-    let applied = tree.root().user().applied_index;
     let names = match disk.call(Op::List(String::new()))? {
         storage::io::Output::Names(names) => names,
         other => unreachable!("a list answers names, not {other:?}"),
@@ -377,23 +379,24 @@ pub(super) fn finish(
                 _ => {}
             }
         }
-        return Ok(tree);
+        return tree;
     };
     let behind = BootError::TreeBehind {
         applied,
         first: marker.index,
     };
-    if !received {
-        return Err(behind);
+    if !received || Tree::user(disk, INCOMING)?.applied_index != marker.index {
+        return Err(tree.err().unwrap_or(behind));
     }
-    if Tree::user(disk, INCOMING)?.applied_index != marker.index {
-        return Err(behind);
+    if let Ok(tree) = tree {
+        tree.close(disk)?;
     }
-    tree.close(disk)?;
     disk.call(rename())?;
     if syncs_the_name() {
         disk.call(Op::SyncDir(String::new()))?;
     }
+    // What was noted of damage was noted of the tree before.
+    refill::clean_up(disk)?;
     Ok(Tree::open(disk, options.clone())?)
 }
 

@@ -64,6 +64,11 @@ impl Changes {
         }
     }
 
+    /// How many links are up.
+    pub fn linked(&self) -> usize {
+        self.links.len()
+    }
+
     /// Whether the link to a member is up.
     pub fn is_linked(&self, id: u64) -> bool {
         self.links.contains_key(&id)

@@ -1,4 +1,4 @@
-//! The leader's leases: ending them, noting what is left of them, renewing them.
+//! The leader's leases: ending them, noting what is left of them, renewing them, telling of them.
 //!
 //! What is left of a long lease is checkpointed, so that a new leader need not give it its whole TTL again. A renewal
 //! waits until the checkpoint is cleared by an applied entry, since a new leader would go by it: a lease may end late,
@@ -10,6 +10,7 @@ use net::pb::etcdserverpb::{
     InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeBatchRequest, LeaseRevokeRequest,
 };
 use net::peer::CallMethod;
+use storage::failpoint;
 
 use super::{Asker, Member, Outcome, Refusal, WAITING_MAX, abilities::LEASE_REVOKE_BATCH, lessor::Renewal};
 
@@ -61,14 +62,30 @@ impl Member {
         }
     }
 
+    /// Tells of a lease after a leadership round.
+    pub(super) fn tell_lease(&mut self, asker: Asker, lease: i64, with_keys: bool) {
+        if !self.lessor.is_primary() {
+            return self.ask_primary(asker, CallMethod::LeaseInfo, lease, with_keys);
+        }
+        match asker {
+            Asker::Shard(..) => failpoint!("beforeLookupWhenLeaseTimeToLive"),
+            Asker::Peer(..) => failpoint!("beforeLookupWhenForwardLeaseTimeToLive"),
+        }
+        let info = self.lessor.info(lease, with_keys, self.now_ns);
+        self.settle(asker, Ok(Outcome::LeaseInfo(info)));
+    }
+
+    /// This member does not lead any more: its own clients' questions go to who does, others' go back.
+    fn ask_primary(&mut self, asker: Asker, method: CallMethod, lease: i64, with_keys: bool) {
+        match asker {
+            Asker::Shard(shard, id) => self.ask_leader(shard, id, method, lease as u64, with_keys),
+            asker => self.settle(asker, Err(Refusal::NotPrimary)),
+        }
+    }
+
     fn try_renewal(&mut self, mut waiting: Waiting) {
         if !self.lessor.is_primary() {
-            return match waiting.asker {
-                Asker::Shard(shard, id) => {
-                    self.ask_leader(shard, id, CallMethod::LeaseRenew, waiting.lease as u64, false)
-                }
-                asker => self.settle(asker, Err(Refusal::NotPrimary)),
-            };
+            return self.ask_primary(waiting.asker, CallMethod::LeaseRenew, waiting.lease, false);
         }
         // Checkpoints of a former leader may lie unapplied in what this one took over.
         let is_settled = self.applied.term == self.raft.term();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Member, Outcome, READ_RETRY_NS, ReadRound, Refusal, RequestId, ShardIndex};
+use super::{AfterRound, Member, Outcome, READ_RETRY_NS, ReadRound, Refusal, RequestId, ShardIndex};
 
 /// Transfers of leadership that are waited for at once. More are refused.
 const TRANSFERS_MAX: usize = 1024;
@@ -112,9 +112,9 @@ impl Member {
             let round = self.rounds.pop_front().expect("just seen");
             self.metrics.failed_reads.add(1);
             for read in round.waiting {
-                let why = match read.renew {
-                    Some(_) => Refusal::NotPrimary,
-                    None => Refusal::Timeout,
+                let why = match read.then {
+                    AfterRound::Renew(_) => Refusal::NotPrimary,
+                    AfterRound::Answer | AfterRound::Tell(..) => Refusal::Timeout,
                 };
                 self.settle(read.asker, Err(why));
             }

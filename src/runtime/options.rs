@@ -46,6 +46,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
         strict_reconfig_check: config.strict_reconfig_check,
         max_learners: config.max_learners,
         pre_vote: config.pre_vote,
+        initial_election_tick_advance: config.initial_election_tick_advance,
         seed,
         request_timeout_ns: config.request_timeout().as_nanos() as u64,
         lease_checkpoint_interval_ns: LEASE_CHECKPOINT_INTERVAL_NS,
@@ -55,6 +56,7 @@ pub fn member(config: &Config, birth: &Birth, seed: u64) -> MemberOptions {
             interval_ns: config.backend_batch_interval.as_nanos() as u64,
             bytes_max: COMMIT_BYTES,
         },
+        compaction_batch_rows: config.compaction_batch_limit_revisions,
         compaction_pause_ns: config.compaction_sleep_interval.as_nanos() as u64,
         auto_compaction: match config.auto_compaction {
             config::AutoCompaction::Off => AutoCompaction::Off,

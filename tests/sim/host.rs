@@ -147,6 +147,7 @@ impl Host {
             election_ticks: ELECTION_TICKS,
             election_timeout_ns: weather.tick_ns * u64::from(ELECTION_TICKS),
             pre_vote: weather.pre_vote,
+            initial_election_tick_advance: true,
             seed,
             request_timeout_ns: 5 * SEC,
             lease_checkpoint_interval_ns: weather.lease_checkpoint_ns,
@@ -156,6 +157,8 @@ impl Host {
                 interval_ns: weather.commit_interval_ns,
                 bytes_max: 256 << 10,
             },
+            // Few, so that what else happens meets compactions half done.
+            compaction_batch_rows: 16,
             compaction_pause_ns: 10 * MS,
             auto_compaction: AutoCompaction::Off,
             max_learners: 1,

@@ -178,7 +178,7 @@ impl Cluster {
                 let url = format!("http://{id:x}-{}:2380", self.operator.new_id());
                 self.change("update", MemberChange::Update(info(id, url)));
             }
-            5 if voters.len() > 2 && whole => self.lose_disk(id),
+            5 if voters.len() > 2 && whole && self.is_known_without(id, &members) => self.lose_disk(id),
             _ => {}
         }
     }
@@ -189,6 +189,16 @@ impl Cluster {
         member.is_learner = is_learner;
         let what = if is_learner { "add a learner" } else { "add a voter" };
         self.change(what, MemberChange::Add(member));
+    }
+
+    /// Whether a majority of the voters knows that these are the members, and stands without this one. Of two members one of which
+    /// loses its disk right after the two took in a third, the other may not know that they did.
+    fn is_known_without(&self, id: u64, members: &Membership) -> bool {
+        let knows = |host: &&Host| {
+            let theirs = host.up.as_ref().map(|up| &up.view.members.members);
+            host.stands && host.id != id && theirs.is_some_and(|theirs| theirs.keys().eq(members.members.keys()))
+        };
+        self.hosts.iter().filter(knows).count() > members.voters().count() / 2
     }
 
     /// A machine loses everything it has: its member never returns.
