@@ -4,6 +4,7 @@
 mod options;
 
 use std::{
+    os::unix::fs::FileExt,
     path::Path,
     sync::{
         Arc,
@@ -440,6 +441,39 @@ fn a_crash_between_marker_and_rename_is_finished_at_the_next_start() {
     again.settle();
     drop(again);
     assert_same(&Member::boot(dirs.1.path(), FOLLOWER).engine, &leader.engine);
+}
+
+#[test]
+fn a_damaged_member_that_ends_between_marker_and_rename_starts_with_what_it_received() {
+    // Of its file all is left, or the meta pages only.
+    for all_left in [true, false] {
+        let dirs = [(); 3].map(|()| TempDir::new().unwrap());
+        let [first, second, own] = dirs.each_ref().map(TempDir::path);
+        let (before, leader) = (leader(first), leader_with(second, 500, 300));
+        let mut follower = Member::boot(own, FOLLOWER);
+        let message = receive(before.engine.durable_root(), &mut follower.disk);
+        let mut events = vec![Event::SnapshotReceived(message)];
+        while !follower.turn(std::mem::take(&mut events)).installed {}
+        follower.settle();
+        drop(follower);
+        std::fs::write(own.join("tree.damaged"), "a test says so").unwrap();
+        if !all_left {
+            let tree = std::fs::OpenOptions::new().write(true).open(own.join("tree")).unwrap();
+            tree.write_all_at(&[0; 64 << 10], 2 * 4096).unwrap();
+        }
+
+        let mut follower = Member::boot(own, FOLLOWER);
+        assert!(follower.engine.is_refilling());
+        let message = receive(leader.engine.durable_root(), &mut follower.disk);
+        let out = follower.turn(vec![Event::SnapshotReceived(message)]);
+        assert!(!out.installed && own.join(INCOMING).exists());
+        drop(follower);
+        for _ in 0..2 {
+            let again = Member::boot(own, FOLLOWER);
+            assert!(!again.engine.is_refilling() && !own.join("tree.damaged").exists());
+            assert_same(&again.engine, &leader.engine);
+        }
+    }
 }
 
 #[test]

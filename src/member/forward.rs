@@ -174,6 +174,9 @@ impl Member {
         let round = |then| WaitingRead { asker, then };
         match call.method {
             CallMethod::LeaseRenew => self.wait_for_round(round(AfterRound::Renew(lease))),
+            CallMethod::LeaseInfo if mutant::on("lease_told_without_a_round") => {
+                self.tell_lease(asker, lease, call.with_keys);
+            }
             CallMethod::LeaseInfo => self.wait_for_round(round(AfterRound::Tell(lease, call.with_keys))),
             CallMethod::Refill => {
                 if let Asker::Peer(from, _) = asker {

@@ -105,6 +105,34 @@ fn a_leader_that_stood_still_serves_no_old_reads() {
     assert!(cluster.pending.is_empty(), "it answers, with the newest state");
 }
 
+#[test]
+fn a_leader_that_was_succeeded_unawares_does_not_call_new_leases_gone() {
+    let mut cluster = healthy(3, 12);
+    let old = cluster.leader().expect("a healthy cluster has a leader");
+    let (id, before) = (cluster.hosts[old].id, term(&cluster, old));
+    cut_off(&mut cluster, old);
+    let others: Vec<usize> = (0..3).filter(|other| *other != old).collect();
+    for other in &others {
+        cluster.take_for_gone(*other, id, MS);
+    }
+    let new = others[0];
+    let until_ns = cluster.now_ns + 500 * MS;
+    let elected = cluster.run(until_ns, |cluster| term(cluster, new) > before);
+    assert_eq!(elected, Ok(true));
+    let lease = 7;
+    cluster.ask(new, Ask::Grant { lease, ttl: 60 });
+    go_on(&mut cluster, 50 * MS);
+    assert_eq!(cluster.leases.living(), [lease]);
+    assert_eq!(term(&cluster, old), before, "it has not noticed");
+    cluster.ask(old, Ask::Left(lease));
+    // The checks would see an answer that there is no such lease.
+    go_on(&mut cluster, 50 * MS);
+    cluster.cut.clear();
+    go_on(&mut cluster, 10 * SEC);
+    assert!(cluster.pending.is_empty());
+    assert_eq!(cluster.counts.answers.get("time to live"), Some(&1));
+}
+
 /// A cluster whose election time-out is ten seconds at least.
 fn slow_to_elect(members: u64, seed: u64) -> Cluster {
     let mut cluster = healthy_in(
