@@ -270,13 +270,7 @@ async fn a_follower_ended_while_it_takes_a_snapshot_over_is_refilled_at_its_next
         cluster.nodes[away].kill_9();
         let client = cluster.nodes[leader].client();
         fill(&client, 200, &acknowledged).await;
-        // The log is cut once the tree has the entries: two commits later.
-        let enough = cluster.nodes[leader].commits() + 2.0;
-        eventually("the log to be cut", || async {
-            fill(&client, 30, &acknowledged).await;
-            cluster.nodes[leader].commits() >= enough
-        })
-        .await;
+        cut_log(&cluster.nodes[leader], &acknowledged).await;
         set(&mut cluster.nodes[away], "GOFAIL_FAILPOINTS", format!("{name}=panic"));
         cluster.nodes[away].start(false);
         ended(cluster.nodes[away].process.as_mut().expect("it was started"), name);
@@ -286,7 +280,20 @@ async fn a_follower_ended_while_it_takes_a_snapshot_over_is_refilled_at_its_next
         cluster.leader().await;
         cluster.agree().await;
         check(&cluster.nodes[away].client(), &acknowledged, name).await;
+        // For who has not caught up with a snapshot the log is kept; a leader sees who has as it cuts its log.
+        let leader = cluster.leader().await;
+        cut_log(&cluster.nodes[leader], &acknowledged).await;
     }
+}
+
+/// Writes until the log is cut: that is once the tree has the entries, two commits later.
+async fn cut_log(leader: &Node, acknowledged: &Acknowledged) {
+    let (client, enough) = (leader.client(), leader.commits() + 2.0);
+    eventually("the log to be cut", || async {
+        fill(&client, 30, acknowledged).await;
+        leader.commits() >= enough
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
