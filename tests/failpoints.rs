@@ -511,6 +511,8 @@ async fn an_error_of_a_write_ends_the_process_and_what_it_was_for_is_not_acknowl
     let mut server = Server::start_in(&armed(port), &[]).await;
     let client = server.client();
     client.put("before", "it").await;
+    // The log is at rest then: a write of its own would end the process before arming is answered.
+    pause_ms(1000).await;
     arm(port, "walBeforeSync", "1*return");
     let answer = client.try_put(PutRequest {
         key: b"during".to_vec(),

@@ -410,9 +410,11 @@ impl Cluster {
         self.note(|| "calm".to_owned());
         self.calm = true;
         self.cut.clear();
-        // A disk that still holds calls back lets them go first, those that are to fail among them.
-        let released_ns = self.hosts.iter().map(|host| host.stalled_until_ns).max().unwrap_or(0);
-        self.run(released_ns.max(self.now_ns), |_| false)?;
+        // A disk that still holds calls back lets them go first, those that are to fail among them, and is heard of.
+        let released_ns = self.hosts.iter().map(|host| host.stalled_until_ns).max();
+        if let Some(released_ns) = released_ns.filter(|released_ns| *released_ns >= self.now_ns) {
+            self.run(released_ns + SEC, |_| false)?;
+        }
         for index in 0..self.hosts.len() {
             let now_ns = self.now_ns;
             self.hosts[index].clock.set_rate(now_ns, 1000);
