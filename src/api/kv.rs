@@ -8,15 +8,12 @@ use net::{
     pb::{
         TxnError, decode_txn,
         etcdserverpb::{
-            AlarmRequest, CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
-            alarm_request::AlarmAction, watch_request::RequestUnion,
+            CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+            watch_request::RequestUnion,
         },
     },
 };
-use prost::{
-    Message,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
-};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use storage::mvcc::{Interval, RangeQuery, StoreView};
 
 use super::{
@@ -319,16 +316,7 @@ impl Api {
             refused.push(key);
             return Ok(false);
         }
-        let request = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.setup.member_id,
-            alarm: NOSPACE,
-        };
-        let alarm = Pending::Alarm {
-            kind: NOSPACE,
-            refused: vec![key],
-        };
-        self.propose(EntryField::Alarm, &request.encode_to_vec(), alarm)?;
+        self.raise_alarm(self.setup.member_id, NOSPACE, vec![key])?;
         Ok(false)
     }
 

@@ -42,18 +42,23 @@ impl Api {
         if self.view().alarms.contains(&(member, CORRUPT)) {
             return;
         }
+        // Refused when too much waits: the next check raises it.
+        let _ = self.raise_alarm(member, CORRUPT, Vec::new());
+        self.flush_outbox();
+    }
+
+    /// Proposes an alarm of this kind for a member; once it is on, the calls are refused for want of space.
+    pub(super) fn raise_alarm(&mut self, member_id: u64, kind: i32, refused: Vec<CallKey>) -> Result<(), Failure> {
         let request = AlarmRequest {
             action: AlarmAction::Activate as i32,
-            member_id: member,
-            alarm: CORRUPT,
+            member_id,
+            alarm: kind,
         };
-        // Refused when too much waits: the next check raises it.
-        let alarm = Pending::Alarm {
-            kind: CORRUPT,
-            refused: Vec::new(),
-        };
-        let _ = self.propose(EntryField::Alarm, &request.encode_to_vec(), alarm);
-        self.flush_outbox();
+        self.propose(
+            EntryField::Alarm,
+            &request.encode_to_vec(),
+            Pending::Alarm { kind, refused },
+        )
     }
 
     pub(super) fn status(&mut self, key: CallKey, _message: Bytes, wire: &mut ServerConn) -> Result<(), Failure> {
